@@ -1,9 +1,9 @@
-"""The user's own modules travel with the workflow.
+"""Pack the user's own modules, which travel with the workflow.
 
 Functions of installed modules are imported where they run, and those of the script itself are
-pickled whole. In between are the modules beside the script and the package it is in: they go
-into one archive, named by its content, that workers unpack once and put on ``sys.path``. The
-setting ``deploy`` adds to it what only the leader's environment has.
+pickled whole. The modules beside the script, and the package that the script is in, go into one archive, named by
+its content, which workers unpack once and put on ``sys.path``. The setting ``deploy`` adds modules that only the
+leader's environment has.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["archive", "install"]
 _LARGEST_DATA = 2**20
 """Bytes: a larger file in a package is not taken for package data."""
 _MOST_DATA = 16 * 2**20
-"""Bytes of package data in one package; past them only code is taken."""
+"""Bytes of package data in one package; beyond that, only code is taken."""
 _MOST_BESIDE = 4 * 2**20
 """Bytes of the modules beside a script that nothing imports; where they are more, none of them is taken."""
 _CODE = (".py", ".so", ".pyi")
@@ -123,7 +123,7 @@ def _imported_later(functions: Iterable[Callable[..., Any]]) -> set[str]:
 
 
 def _beside_the_script() -> list[Path]:
-    """List the modules in the script's folder that no other module of their names would hide, or be hidden by."""
+    """List the modules in the script's folder whose names are not the names of other modules, too."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if not isinstance(script, str) or not path_is_own(script):
         return []
@@ -172,7 +172,7 @@ def _all_files(folder: Path) -> Iterator[Path]:
 
 
 def _members(files: dict[str, Path]) -> Iterator[tuple[str, Path]]:
-    """List what goes into the archive, by the names of the members: whole packages, and single modules."""
+    """Return the members of the archive by name: whole packages, and single modules."""
     for name, file in files.items():
         place = PurePosixPath(*name.split("."))
         if not _is_package(file):
@@ -189,7 +189,7 @@ def _is_package(file: Path) -> bool:
 
 
 def _too_wide() -> set[Path]:
-    """Folders that hold far more than a package, even if someone put an ``__init__.py`` there."""
+    """Return folders that hold far more than a package, even if they contain an ``__init__.py``."""
     home = Path.home().resolve()
     return {home, *home.parents}
 
@@ -209,7 +209,7 @@ def _package_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_inside(folder: Path) -> bool:
-    """Return whether a folder in a package belongs to it: is not a virtual environment, a cache or version control."""
+    """Return whether a folder belongs to its package; virtual environments, caches and version control do not."""
     return not (folder.name.startswith(".") or folder.name in _NOT_PACKAGES or (folder / "pyvenv.cfg").exists())
 
 

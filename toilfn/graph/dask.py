@@ -1,4 +1,4 @@
-"""dask's collections as arguments of tasks, and as things to compute.
+"""Turn dask collections, as arguments of tasks or of `compute`, into promises.
 
 Each node of a collection's optimised graph becomes a toilfn task. dask's keys name nodes in one process only, many of
 them at random, so a node is turned into an *expression*: its function and arguments with other nodes by
@@ -135,7 +135,7 @@ class Apply:
 
 
 class Sequence:
-    """Nodes that dask has fused into one, in order; the last one's value is the value.
+    """Nodes that dask has fused into one, in order; the value is that of the last one.
 
     Their inputs are the inputs of the whole, and after these, each other.
     """
@@ -162,7 +162,7 @@ def _evaluate(expression: Any, inputs: tuple[Any, ...]) -> Any:
 
 
 def _expression(node: Any, refer: Callable[[Hashable], Input]) -> Any:
-    """Turn a node, or an argument of one, into an expression; `refer` gives the place of another node's value."""
+    """Turn a node, or an argument of one, into an expression; `refer` returns the place of another node's value."""
     if isinstance(node, TaskRef):
         return refer(node.key)
     if isinstance(node, Alias):
@@ -189,7 +189,7 @@ def _sequence(node: DaskTask, refer: Callable[[Hashable], Input]) -> Sequence:
 
 
 def _in_order(graph: Graph, last: Hashable) -> list[Hashable]:
-    """List the keys of a graph, each after those it needs, in an order that does not depend on what they are."""
+    """List the keys of a graph, each after those it needs, in an order that does not depend on the keys themselves."""
     order: dict[Hashable, None] = {}
     stack = [last]
     while stack:
@@ -202,7 +202,7 @@ def _in_order(graph: Graph, last: Hashable) -> list[Hashable]:
 
 
 def _references(node: GraphNode) -> list[Hashable]:
-    """List the nodes that a node refers to, in the order in which it does."""
+    """List the nodes that a node refers to, in the order of the references."""
     found: list[Hashable] = []
 
     def note(key: Hashable) -> Input:

@@ -1,4 +1,4 @@
-"""The options of a task: checking them, joining them, and what they mean for the scheduler.
+"""Check and merge the options of tasks, and translate them for the scheduler.
 
 Options are kept as a plain dict that msgpack can write, so that a record can carry them:
 
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 SERVICE = "check_interval"
-"""The option that all services have, and nothing else."""
+"""The option that all services have, and that nothing else has."""
 
 _CAUSES = tuple(cause.value for cause in Cause if cause is not Cause.INPUT)
 
@@ -67,7 +67,7 @@ class _Collection(Protocol):
 
 AcceleratorSpec: TypeAlias = "int | str | Mapping[str, Any] | Accelerator"
 Late: TypeAlias = "Callable[..., Any] | _Collection"
-"""A requirement that is known with the call's arguments: a function of them, or a promise."""
+"""A requirement that is known when the call's arguments are: a function of them, or a promise."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -86,7 +86,7 @@ class TaskOptions(TypedDict, total=False):
     """A count, a text such as ``"nvidia-tesla-k80:2"``, a mapping with brand and count, or several of these."""
 
     preemptible: bool | Late | None
-    """Whether the task may run on a node that can be taken away at any time."""
+    """Whether the task may run on a preemptible node."""
 
     walltime: Duration | Late | None
     """Time limit for one attempt in seconds, or a text such as ``"1h30m"``."""
@@ -107,7 +107,7 @@ class TaskOptions(TypedDict, total=False):
     """Whether the task runs again, within its retries, when a task that it led to fails permanently."""
 
     intermediates: Literal["keep", "drop"] | None
-    """Whether files that the task makes are removed when no task needs them any longer (default: the run's setting)."""
+    """Whether files that the task makes are kept, or dropped once no task needs them (default: the run's setting)."""
 
     delivers: bool | None
     """Whether files that the task reads are outputs of the run, which are kept when others are dropped."""
@@ -155,7 +155,7 @@ def is_checkpoint(base: Mapping[str, Any], override: Mapping[str, Any]) -> bool:
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """Join normalised options: `override` wins, except that variables of ``env`` are added to those of `base`."""
+    """Merge normalised options: `override` wins, except that variables of ``env`` are added to those of `base`."""
     merged = {**base, **override}
     if base.get("env") and override.get("env"):
         merged["env"] = {**base["env"], **override["env"]}
@@ -173,7 +173,7 @@ def is_late(value: Any) -> bool:
 
 
 def static(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all options but those that `dynamic` gives."""
+    """Return all options except those that `dynamic` returns."""
     late = dynamic(options)
     return {name: value for name, value in options.items() if name not in late}
 
@@ -191,7 +191,7 @@ def defaults(settings: Settings) -> Resources:
 
 
 def resources(options: Mapping[str, Any], defaults: Resources) -> Resources:
-    """Return the resources that normalised options ask for; `defaults` stands in for what they do not say."""
+    """Return the resources that normalised options request, with `defaults` for those that they do not name."""
     asked = {name: options[name] for name in _REQUIREMENTS if options.get(name) is not None}
     if "accelerators" in asked:
         asked["accelerators"] = tuple(Accelerator(*fields) for fields in asked["accelerators"])
@@ -199,7 +199,7 @@ def resources(options: Mapping[str, Any], defaults: Resources) -> Resources:
 
 
 def budget(options: Mapping[str, Any], settings: Settings) -> Budget:
-    """Return how often a task may fail for each cause: as its normalised options say, else as the run's settings do.
+    """Return how often a task may fail for each cause, by its normalised options, otherwise by the run's settings.
 
     A number of retries is that for errors. Deaths by memory and by walltime have the same one, unless there is
     another for them.

@@ -1,4 +1,4 @@
-"""The promise: what calling a task returns.
+"""Define the promise, which calling a task returns.
 
 A promise is a small immutable value: the task, its arguments and the promises among them. It is
 a dask collection, so any dask scheduler can run it, and it *is* a `dask.delayed.Delayed`, since
@@ -185,7 +185,7 @@ def _dask_task(promise: Promise) -> DaskTask:
 
 
 class _PromiseNode(DaskTask):
-    """A promise in a dask graph: dask's optimisations must not hide it inside of another node."""
+    """A promise in a dask graph, which dask's optimisations must not hide inside another node."""
 
     __slots__ = ()
     block_fusion = True
@@ -217,7 +217,7 @@ class Call:
 
 
 class Place:
-    """Where the value of a call's i-th promise goes when dask runs the call."""
+    """The place where the value of a call's i-th promise goes when dask runs the call."""
 
     __slots__ = ("index",)
 

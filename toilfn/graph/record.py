@@ -1,4 +1,4 @@
-"""From promises to records: ids for every call, pickled arguments, functions and values.
+"""Turn promises into records: the ids of all calls, pickled arguments, functions and values.
 
 `compute` records the graph that a script built, and a worker the one that a task built. Both
 go over it with a stack, never by recursion, since graphs are deeper than Python's stack.
@@ -50,10 +50,10 @@ class BlobStore(Protocol):
     """The part of a store that recording needs."""
 
     def put_blob(self, data: bytes) -> records.BlobRef:
-        """Keep bytes under a name made of their content."""
+        """Store bytes under a name made from their content."""
 
     def put_buffer(self, data: memoryview, *, name: str | None = None) -> records.BlobRef:
-        """Keep a large buffer for readers that map it, by default under a name made of its content."""
+        """Store a large buffer for readers that map it, by default under a name made from its content."""
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Recorded:
 
 
 def store_payload(payload: bytes, store: BlobStore, blobs: list[records.BlobRef]) -> bytes | records.BlobRef:
-    """Keep a payload where it belongs: inside its record when it is small, else in a blob."""
+    """Store a payload: inside its record if it is small, otherwise in a blob."""
     if len(payload) <= INLINE_LIMIT:
         return payload
     blobs.append(store.put_blob(payload))
@@ -149,7 +149,7 @@ def record(
 
 
 def _keeping(store: BlobStore, blobs: list[records.BlobRef]) -> Callable[[memoryview], records.BlobRef]:
-    """Return what stores large buffers apart from their payload, and adds them to a list."""
+    """Return a function that stores large buffers apart from their payload and adds them to a list."""
 
     def keep(data: memoryview) -> records.BlobRef:
         # A buffer that may be dropped is not shared: another task could rely on it just when it goes.
@@ -161,7 +161,7 @@ def _keeping(store: BlobStore, blobs: list[records.BlobRef]) -> Callable[[memory
 
 
 class RunningFunction(NamedTuple):
-    """The function of the task that runs: its record, and itself where it is loaded."""
+    """The function of the running task: its record, and the function itself if it is loaded."""
 
     record: records.Function
     function: Callable[..., Any]
@@ -185,7 +185,7 @@ def _codes_of(running: RunningFunction | None) -> Codes:
 
 
 class Recorder:
-    """Gives ids to promises and turns them into records."""
+    """Assigns ids to promises and turns them into records."""
 
     def __init__(
         self, store: BlobStore, parent: records.TaskRecord | None = None, running: RunningFunction | None = None
@@ -205,7 +205,7 @@ class Recorder:
         self._listings: dict[Path, records.BlobRef] = {}
 
     def identify(self, promise: Promise) -> TaskId:
-        """Return the id of the task behind a promise, after those of everything it needs."""
+        """Return the id of a promise's task; assign ids to everything that it needs first."""
         origin = promise._origin
         if options.SERVICE in origin._task.settings:
             raise SerializationError(
@@ -266,7 +266,7 @@ class Recorder:
         return list(self._ids.values())
 
     def id_of(self, promise: Promise) -> TaskId | None:
-        """Return the id of the task behind a promise, or None if it is not among those that were identified."""
+        """Return the id of a promise's task, or None if it has none yet."""
         return self._ids.get(promise._origin)
 
     def functions(self) -> list[Task[..., Any]]:
@@ -276,7 +276,7 @@ class Recorder:
     def emit(
         self, complete: Callable[[TaskId], bool], known: Callable[[bytes], bool], blobs: list[records.BlobRef]
     ) -> Iterator[records.Function | records.TaskRecord]:
-        """Build the records of all tasks that must run, each after what it needs and after its function's.
+        """Build the records of all tasks that must run, each after the records of its needs and of its function.
 
         Parameters
         ----------
@@ -329,7 +329,7 @@ class Recorder:
         )
 
     def _folders(self, promise: Promise, blobs: list[records.BlobRef]) -> dict[str, str]:
-        """Keep what was in the folders among the arguments, for `toilfn explain`; return the parts that name it."""
+        """Store the contents of folders among the arguments, for `toilfn explain`; return the parts that name them."""
         parts = {}
         for path, tree in self._codes.folders_in((promise._args, promise._kwargs)).items():
             if path not in self._listings:
@@ -340,7 +340,7 @@ class Recorder:
         return parts
 
     def listing(self, ref: records.BlobRef) -> bytes | None:
-        """Return what is in the folder of which a reference keeps the listing; None if it is of no folder here."""
+        """Return the contents of the folder whose listing a reference names; None if no folder here has that listing."""
         place = next((place for place, listing in self._listings.items() if listing == ref), None)
         return None if place is None else self._codes.tree(place).listing()
 
@@ -352,7 +352,7 @@ class Recorder:
         return arguments_digest(kept, promise._kwargs, self._promise_identity, self._codes)
 
     def _overrides(self, task: Task[..., Any]) -> dict[str, Any]:
-        """Return what a call's options change of those that its function's record has."""
+        """Return the options of a call that differ from those in its function's record."""
         own = self._functions[self._identity(task).digest].settings
         if task.settings is own:
             return {}
@@ -365,7 +365,7 @@ class Recorder:
         if plain and not any(map(is_large, promise._args)):
             return pickle.dumps(arguments, PROTOCOL), ()  # most calls of large graphs are like this
         try:
-            # A relative path means a file of the script's. One that a task made is a File by now.
+            # A relative path means a file of the script. A file that a task made is a File by now.
             keep = _keeping(self._store, blobs)
             return dumps(arguments, self._given, absolute_paths=self._parent is None, keep=keep)
         except SerializationError as error:

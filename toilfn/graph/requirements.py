@@ -1,4 +1,4 @@
-"""Requirements that are known only when a call's arguments are: promises, and functions of the arguments.
+"""Handle requirements that are known only when a call's arguments are: promises, and functions of the arguments.
 
 A function becomes a task of its own, called with the same arguments: it runs on a worker, where user code
 belongs, with its log, its retries and its place in the store. So only promises are left. A task's record has
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LATE", "pack", "unpack"]
 
 LATE = "late"
-"""The key of a record's options under which there are the pickled promises and the ids of their tasks."""
+"""The key of a record's options that holds the pickled promises and the ids of their tasks."""
 
 _MEBIBYTE = 2**20
 
@@ -45,7 +45,7 @@ def unpack(asked: Mapping[str, Any], values: Mapping[TaskId, Any]) -> dict[str, 
     Raises
     ------
     ResourceError
-        If a value is none that the requirement can have; names both.
+        If a value is not valid for its requirement; the message names both.
     """
     known = loads(asked[LATE][0], values)
     return {**asked, **{name: _check(name, value) for name, value in known.items()}}

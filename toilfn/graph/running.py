@@ -1,4 +1,4 @@
-"""The task that runs here and the store that holds payloads, as far as calls and pickling need to know them.
+"""Let calls and pickling find the running task and the store that holds payloads.
 
 Files and attempts belong to higher layers: they put themselves into the variables of this module while they are
 entered.
@@ -35,7 +35,7 @@ class AttemptFiles(Protocol):
     """The files of a running attempt: `toilfn.files.task_files.TaskFiles`."""
 
     def pass_on(self, path: Path) -> Any:
-        """Return what a new task gets for a path."""
+        """Return the value that a new task gets for a path."""
 
 
 class PayloadStore(Protocol):
@@ -49,14 +49,14 @@ files_variable: ContextVar[AttemptFiles] = ContextVar("toilfn_files")
 """The files of the running attempt."""
 
 entered: list[AttemptFiles] = []
-"""Those of all attempts that run in this process."""
+"""The files of all attempts that run in this process."""
 
 payload_store: ContextVar[PayloadStore | None] = ContextVar("toilfn_payload_store", default=None)
 """The store whose payloads are written and read here."""
 
 
 def current_files() -> AttemptFiles | None:
-    """Return the files of the task that is running here; None outside of tasks."""
+    """Return the files of the task that runs in this context; None outside tasks."""
     files = files_variable.get(None)
     if files is None and len(entered) == 1:  # a thread that the task started has no context variables of its own
         return entered[0]
@@ -64,7 +64,7 @@ def current_files() -> AttemptFiles | None:
 
 
 def passed_on(path: Path) -> Any:
-    """Return what a new task gets for a path among its arguments.
+    """Return the value that a new task gets for a path among its arguments.
 
     That is a `File` or a `Directory` if the path is in the temporary directory of the task that is running, which
     will be gone when the new one runs; else the path.

@@ -1,4 +1,4 @@
-"""Pickling of arguments, values and functions, with promises by reference.
+"""Pickle arguments, values and functions, with promises by reference.
 
 A promise inside a payload becomes a persistent id, its task's id or ``(id, path)``, so a payload says
 exactly which tasks' values it needs, and loading it puts those values in place.
@@ -118,7 +118,7 @@ _SPAWNED_MAIN = "toilfn.graph.spawned"
 
 
 class Main(ModuleType):
-    """What ``__main__`` is while a task of the script runs: a module with what the task uses of the script.
+    """The module ``__main__`` while a task of the script runs; it contains what the task uses of the script.
 
     So names that Python looks up there are found as in the plain script, by `pickle` and so by pools of processes, by
     `typing.get_type_hints` and by `inspect`.
@@ -365,7 +365,7 @@ def resolve(ids: Iterable[TaskId], entries: Mapping[TaskId, tuple[bytes, tuple[T
 
 
 def only_reference(payload: bytes, refs: tuple[TaskId, ...]) -> bool:
-    """Return whether a value is nothing but another task's whole value (a tail call)."""
+    """Return whether a value is just another task's whole value (a tail call)."""
     return len(refs) == 1 and payload == refs[0].join(_AROUND_REFERENCE)
 
 
@@ -461,7 +461,7 @@ class _FunctionPickler(_LocatedPickler):
         return super().reducer_override(obj)
 
     def _with_annotations(self, function: FunctionType, reduced: Any) -> Any:
-        """Add what annotations name that are strings: `typing.get_type_hints` looks it up."""
+        """Add the objects that string annotations name, since `typing.get_type_hints` looks them up."""
         named = self._named(function.__annotations__)
         if named and type(reduced) is tuple and len(reduced) > 2:
             globals_ = reduced[2][1]["__globals__"]
@@ -477,7 +477,7 @@ class _FunctionPickler(_LocatedPickler):
         return create, args, (fill, state, self._main_globals, named), items, pairs, _fill_class
 
     def _named(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what annotations that are strings name in the script's namespace."""
+        """Return the objects in the script's namespace that string annotations name."""
         text = " ".join(note for note in annotations.values() if isinstance(note, str))
         named = {name: self._main[name] for name in _WORD.findall(text) if name in self._main}
         return {name: value for name, value in named.items() if _is_at_hand(value)}
@@ -495,7 +495,7 @@ _WORD = re.compile(r"[^\W\d]\w*")
 
 
 def _is_at_hand(value: Any) -> bool:
-    """Return whether a value of the script's namespace needs no package where it is loaded."""
+    """Return whether a value of the script's namespace can be loaded without any package."""
     module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or "builtins"
     return module == "__main__" or module.partition(".")[0] in sys.stdlib_module_names
 

@@ -1,4 +1,4 @@
-"""Walks over the plain structures that may hold promises: containers, dataclasses, namedtuples."""
+"""Walk over the plain structures that may contain promises: containers, dataclasses, namedtuples."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from toilfn.errors import GraphError
 __all__ = ["ATOMS", "LAZY", "SHOWN", "holds_shown", "is_collection", "items_of", "rebuild", "walk"]
 
 ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None)})
-"""Exact types that hold nothing else and never change."""
+"""Exact types whose values contain no other objects and never change."""
 
 LAZY = frozenset({map, filter, zip, enumerate})
 """Iterators that call functions, and so may make promises, only when they are read."""
 
 _MOST_ITEMS = 10**7
-"""An iterator with more items is taken to have no end."""
+"""An iterator with more items is assumed to be infinite."""
 
 
 SHOWN: set[str] = set()
@@ -30,7 +30,7 @@ SHOWN: set[str] = set()
 
 
 def holds_shown(text: str) -> bool:
-    """Return whether a text contains one that stood for a promise."""
+    """Return whether a text contains one of these texts."""
     return "<Promise of " in text and any(shown in text for shown in SHOWN)
 
 
@@ -52,7 +52,7 @@ def items_of(iterator: Iterable[Any]) -> list[Any]:
     Raises
     ------
     GraphError
-        If it seems to have no end.
+        If it seems to be infinite.
     """
     items = list(islice(iterator, _MOST_ITEMS))
     if len(items) == _MOST_ITEMS:

@@ -65,7 +65,7 @@ class Task(Generic[P, R]):
             self._take_attributes(getattr(function, "__dict__", {}))
 
     def _look_like(self, function: Callable[P, R]) -> None:
-        """Take over the name and the documentation; partials and other objects may have no name of their own."""
+        """Copy the name and the documentation; partials and other objects may have no name of their own."""
         functools.update_wrapper(self, function, updated=())
         if not isinstance(getattr(function, "__name__", None), str):
             self.__name__ = _name_of(function)
@@ -73,7 +73,7 @@ class Task(Generic[P, R]):
             self.__qualname__ = self.__name__
 
     def _take_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Take over what was set on the function, but nothing that would hide an attribute of the task's own."""
+        """Copy the attributes that were set on the function, but none that would hide an attribute of the task."""
         own = vars(self)
         own.update(
             {name: value for name, value in attributes.items() if name not in own and not hasattr(type(self), name)}
@@ -314,7 +314,7 @@ def from_dask(collection: Any) -> Promise:
 
 
 def _freeze(deps: list[Promise], leaf: Any) -> Any:
-    """Note a promise among the arguments; make one of what is large, and a file of the running task's own path."""
+    """Collect a promise; turn a large argument into a promise, and a path of the running task into a file."""
     if SHOWN and isinstance(leaf, (str, Path)) and holds_shown(str(leaf)):
         raise GraphError(
             f"the argument {leaf!r:.200} contains the text of a promise, whose value does not exist yet",
@@ -347,7 +347,7 @@ def _refuse_uncalled(leaf: Task[..., Any] | BoundTask[Any]) -> None:
 
 
 def _name_of(function: Any) -> str:
-    """Name something that can be called: a partial as its function, an object as its class."""
+    """Return the name of a callable: that of its function for a partial, that of its class for an object."""
     while isinstance(function, functools.partial):
         function = function.func
     return str(getattr(function, "__name__", type(function).__name__))
@@ -366,7 +366,7 @@ def _promises_only(after: Any) -> tuple[Promise, ...]:
 
 
 def _known_later(name: str, settings: Mapping[str, Any]) -> dict[str, Callable[..., Promise]]:
-    """Give, for each requirement that is known later, what makes its promise from a call's arguments.
+    """Return, for each requirement that is known later, a function that builds its promise from a call's arguments.
 
     Parameters
     ----------
@@ -391,7 +391,7 @@ _promises: WeakValueDictionary[int, Promise] = WeakValueDictionary()
 
 
 def _is_large(value: Any) -> bool:
-    """Return whether a value is large enough to be stored apart; containers count without what is in them."""
+    """Return whether a value is large enough to be stored apart; the items of containers do not count."""
     size = getattr(value, "nbytes", 0)  # what an array shows of another's memory is not in its own size
     return sys.getsizeof(value, 0) > LARGE or (isinstance(size, int) and size > LARGE)
 
@@ -416,7 +416,7 @@ CHECK_INTERVAL = 5.0
 
 
 class Service(Generic[R]):
-    """The base class of services that can check whether they are still alive.
+    """The base class of services that check whether they are still alive.
 
     Decorate a subclass with `service`. On the machine where the service runs, an instance is created with the
     arguments of the call, and its methods are called in this order.

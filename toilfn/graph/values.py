@@ -1,4 +1,4 @@
-"""The values that tasks still to run, and the results of the run, will need."""
+"""Keep the values that the tasks still to run, and the results of the run, will need."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Values:
         self._released: set[TaskId] = set()
 
     def put(self, id_: TaskId, value: bytes | BlobRef, refs: tuple[TaskId, ...]) -> None:
-        """Keep a value until it is released, and until all that refer to it are."""
+        """Keep a value until it and all values that refer to it are released."""
         self._values[id_] = value
         if refs:
             self._refs[id_] = refs
@@ -41,7 +41,7 @@ class Values:
             self._pins[ref] += 1
 
     def drop(self, ids: Iterable[TaskId]) -> None:
-        """Forget values that are void, and that only each other refer to."""
+        """Forget void values to which only values of this group refer."""
         for id_ in ids:
             self._values.pop(id_, None)
             self._released.discard(id_)
@@ -49,7 +49,7 @@ class Values:
                 self._unpin(ref)
 
     def release(self, id_: TaskId) -> None:
-        """Let go of a value that no waiting task needs by itself."""
+        """Release a value that no waiting task needs directly."""
         stack = [id_]
         while stack:
             current = stack.pop()
@@ -62,7 +62,7 @@ class Values:
                 stack += filter(self._unpin, self._refs.pop(current))
 
     def _unpin(self, id_: TaskId) -> bool:
-        """Take one pin away; whether the value may go now."""
+        """Remove one pin; return whether the value may be dropped now."""
         self._pins[id_] -= 1
         if self._pins[id_]:
             return False
@@ -70,7 +70,7 @@ class Values:
         return id_ in self._released
 
     def closure(self, ids: Iterable[TaskId]) -> dict[TaskId, Entry]:
-        """Collect the values of tasks and of all they refer to.
+        """Collect the values of tasks, and of all tasks that these refer to.
 
         A chain of tail calls is cut short: each of its tasks gets the entry of the last one.
         """

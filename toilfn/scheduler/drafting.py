@@ -1,4 +1,4 @@
-"""Puts batches together out of ready tasks, and learns from a few how long tasks of their kind take."""
+"""Put ready tasks together into batches, and learn from a few tasks how long their kind takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Drafting", "Probes"]
 
 
 class Drafting:
-    """Puts ready tasks of one shape, and tasks that can follow them, together into batches."""
+    """Puts ready tasks of one shape into batches, together with tasks that can run after them."""
 
     def __init__(self, state: SchedulerState) -> None:
         self._state = state
@@ -32,7 +32,7 @@ class Drafting:
         self._alone = state.alone
 
     def separate(self, tasks: Iterable[TaskState]) -> None:
-        """Have tasks run alone from now on."""
+        """Run each of these tasks alone from now on."""
         self._alone.update(task.id for task in tasks)
 
     def forget(self, id: TaskId) -> None:
@@ -64,11 +64,11 @@ class Drafting:
 
     @property
     def _spare_batches(self) -> int:
-        """How many more batches have to be submitted before tasks that could run in parallel share one."""
+        """Return how many more batches to submit before tasks that could run in parallel share one."""
         return 0 if self._policy.spread is None else self._policy.spread - self._pool.batches
 
     def _may_join(self, task: TaskState, draft: Draft) -> bool:
-        """Add a ready task to a batch, if it may be there."""
+        """Add a ready task to a batch if the batch accepts it."""
         if draft.ids and task.id in self._alone:
             return False
         return draft.offer(task.id, self._durations.expect(task.kind))
@@ -83,7 +83,7 @@ class Drafting:
         return None
 
     def _take_followers(self, draft: Draft, covered: dict[TaskId, int]) -> None:
-        """Add the tasks that need nothing incomplete outside the batch.
+        """Add the tasks whose needs are all complete or in the batch.
 
         `covered` counts, for each candidate, how many of the tasks it waits for are in the batch.
         """
@@ -112,12 +112,12 @@ _UNDER_WAY = (State.READY, State.RUNNING, State.BACKOFF)
 
 
 class Probes:
-    """Holds tasks back whose kind is not known, but for a few.
+    """Starts a few tasks of each unknown kind, and holds the others back.
 
-    The others wait until one of the few has ended, or runs for so long that its kind should not be put
-    together anyway. Probes that wait in the cluster's queue hold them back, too, until patience ends.
+    The others wait until one of the few has ended, or has run for so long that its kind should not share batches
+    in any case. While the few are in the cluster's queue, the others wait, too, but no longer than `probe_patience`.
 
-    With `probes` of the policy None, nothing is ever held back.
+    If the policy's `probes` is None, no task is held back.
     """
 
     def __init__(self, state: SchedulerState) -> None:
@@ -131,7 +131,7 @@ class Probes:
         self._held: dict[int, deque[tuple[TaskId, bool]]] = {}
         self._began: list[tuple[float, BatchId]] = []
         self._patience = policy.probe_patience
-        #: Since when tasks of a kind are held back.
+        #: The time at which the first task of each kind was held back.
         self._since: dict[int, float] = {}
 
     def __bool__(self) -> bool:
@@ -139,7 +139,7 @@ class Probes:
 
     @property
     def wake_at(self) -> float | None:
-        """The time at which `free` may have something to give even if nothing happens."""
+        """The time at which `free` may return tasks even if no event arrives."""
         if not self._held:
             return None
         times = [self._began[0][0]] if self._began else []
@@ -147,7 +147,7 @@ class Probes:
         return min(times, default=None)
 
     def may_start(self, task: TaskState, *, urgent: bool) -> bool:
-        """Return whether a task may be ready now; if not, `free` gives it later, with `urgent`."""
+        """Return whether a task may be ready now; if not, `free` returns it later, with `urgent`."""
         if math.isinf(self._most) or task.shape.is_service or self._is_known(task.kind):
             return True
         probes = self._probes.setdefault(task.kind, set())
@@ -166,7 +166,7 @@ class Probes:
             heapq.heappush(self._began, (now + self._long, batch))
 
     def free(self, now: float) -> Iterator[tuple[TaskState, bool]]:
-        """Return the tasks that need no longer be held back, and how urgent each one is."""
+        """Return the tasks that are no longer held back, and whether each one is urgent."""
         self._learn_from_long_ones(now)
         for kind in list(self._held):
             if now - self._since.setdefault(kind, now) >= self._patience and not self._is_known(kind):

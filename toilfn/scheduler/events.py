@@ -1,7 +1,7 @@
 """The events that go into the scheduler, and the commands that come out.
 
-These are plain values: no clock, no store, no threads. Times are seconds on any
-monotonic scale that the caller keeps to.
+These are plain values: they contain no clock, store or thread. Times are in seconds on any monotonic
+scale, as long as it is always the same one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class NewTask(NamedTuple):
 
     id: TaskId
     needs: tuple[TaskId, ...]
-    """Tasks that must be complete first (data or order). Only tasks the scheduler knows."""
+    """Tasks that must be complete first, for their values or for the order only. The scheduler must know them."""
     shape: Resources
     kind: int
     """An index of the task's function; tasks of one kind are expected to take similar time."""
@@ -35,7 +35,7 @@ class NewTask(NamedTuple):
     is_service: bool = False
     """Whether it runs beside the tasks that need it, until these and all that they led to are complete."""
     is_checkpoint: bool = False
-    """Whether it is rolled back and run again when something it led to is given up."""
+    """Whether it is rolled back and run again when a task that it led to is given up."""
 
 
 class Submitted(NamedTuple):
@@ -67,21 +67,21 @@ class Adopted(NamedTuple):
 
 
 class TailCallStarted(NamedTuple):
-    """A worker has started a task that its own batch just created (a tail call): the task runs in that batch."""
+    """A worker has started a task that its own batch has just created (a tail call); the task runs in that batch."""
 
     batch: BatchId
     id: TaskId
 
 
 class JobStarted(NamedTuple):
-    """A batch that waited in the cluster's queue runs now."""
+    """A batch has left the cluster's queue, and runs."""
 
     batch: BatchId
     now: float
 
 
 class Failed(NamedTuple):
-    """An attempt of a task ended without an outcome."""
+    """An attempt of a task has ended without an outcome."""
 
     id: TaskId
     cause: Cause
@@ -89,14 +89,14 @@ class Failed(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """A batch gives back tasks that it did not start; they cost no attempt."""
+    """A batch has returned tasks that it did not start; this counts as no attempt."""
 
     batch: BatchId
     ids: tuple[TaskId, ...]
 
 
 class ServiceStarted(NamedTuple):
-    """A service has given its value and serves: what needs it can run."""
+    """A service has returned its value, and its clients can run."""
 
     batch: BatchId
     id: TaskId
@@ -107,21 +107,21 @@ class RequirementsResolved(NamedTuple):
 
     id: TaskId
     shape: Resources | None
-    """None: its requirements cannot be known, and it is given up."""
+    """None if its requirements could not be computed: the task is given up."""
 
 
 class Lost(NamedTuple):
-    """A batch has ended, well or badly. Tasks of it without an outcome: the first in order is charged
-    with `cause` (none is when `cause` is None), the others are ready again at no cost."""
+    """A batch has ended, with success or not. Of its tasks without an outcome, the first one is charged
+    with `cause` (none if `cause` is None); the others are ready again at no cost."""
 
     batch: BatchId
     cause: Cause | None
     now: float
     running: TaskId | None = None
-    """The task that was running, when it is known better than by order."""
+    """The task that was running, if that is known; by default, the first one without an outcome."""
     is_sure: bool = True
-    """Whether it is certain then which task was running. If not, and one of several has probably ended its worker,
-    none is charged and each runs alone from now on: so that one is found, and the others do not pay for it."""
+    """Whether it is certain which task was running. If not, and one of several has probably ended its worker,
+    none is charged, and each runs alone from now on: so the failing one is found, and the others do not pay for it."""
 
 
 Event: TypeAlias = (
@@ -148,7 +148,7 @@ class Submit(NamedTuple):
     batch: BatchId
     ids: tuple[TaskId, ...]
     shape: Resources
-    """The largest of its tasks' resources."""
+    """Enough resources for each of its tasks."""
     walltime: float | None = None
     """How many seconds the batch may take: what is not begun early enough to have its own walltime is returned."""
 
@@ -160,13 +160,13 @@ class Recall(NamedTuple):
 
 
 class ResolveRequirements(NamedTuple):
-    """Compute the requirements of a task: its inputs are complete. Answered by `RequirementsResolved`."""
+    """Compute the requirements of a task whose inputs are complete. Answered by `RequirementsResolved`."""
 
     id: TaskId
 
 
 class Kill(NamedTuple):
-    """End a batch: nothing in it is needed any longer, or a service that it uses has died."""
+    """Kill a batch: none of its tasks is needed any longer, or a service that it uses has died."""
 
     batch: BatchId
     service: TaskId | None = None
@@ -174,13 +174,13 @@ class Kill(NamedTuple):
 
 
 class Complete(NamedTuple):
-    """A task and all that it led to is done: its value can be resolved."""
+    """A task and all tasks that it led to are done, so its value can be resolved."""
 
     id: TaskId
 
 
 class Release(NamedTuple):
-    """Every task that needs this one's value has an outcome; it can be dropped from memory."""
+    """Every task that needs this one's value has an outcome, so the value can be dropped from memory."""
 
     id: TaskId
 
@@ -196,35 +196,38 @@ class Retry(NamedTuple):
 
 
 class GaveUp(NamedTuple):
-    """The task's budget is used up; the tasks that need it will not run. All others continue."""
+    """The task has used up its retries. The tasks that need it will not run; all others continue."""
 
     id: TaskId
     cause: Cause
 
 
 class RollBack(NamedTuple):
-    """A task that has an outcome runs again: what follows from its outcome is void.
+    """A task that has an outcome runs again, and everything that followed from the outcome is void.
 
     It is a checkpoint that led to something that was given up, or a client whose service has died.
     """
 
     id: TaskId
     family: tuple[TaskId, ...]
-    """All that it led to in this scheduler's time; the scheduler no longer knows these."""
+    """All tasks that it led to since this scheduler was created; the scheduler has forgotten them."""
     failed: TaskId
     """The task that was given up, or the service."""
     cause: Cause
-    """Lost, if it was a service."""
+    """`Cause.LOST` if it was a service."""
     attempt: int
     """Attempts charged so far."""
 
 
 class StopService(NamedTuple):
-    """A service is no longer needed, or not now. Answered by `Finished`, or, while it has users, by `Returned`."""
+    """A service is no longer needed, or has to make room for others.
+
+    Answered by `Finished`, or, while it has users, by `Returned`.
+    """
 
     id: TaskId
     batch: BatchId | None
-    """Where it runs. None: nowhere, and it has finished without."""
+    """The batch in which it runs; None if it runs nowhere, and has finished without."""
 
 
 class Deadlock(NamedTuple):

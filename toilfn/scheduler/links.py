@@ -1,4 +1,4 @@
-"""Which task waits for which other (`Links`), and how checkpoints are rolled back (`RollBacks`).
+"""Record which task waits for which other (`Links`), and roll checkpoints back (`RollBacks`).
 
 A roll-back follows the same edges: it takes away all that a checkpoint led to.
 """
@@ -31,7 +31,7 @@ class Links:
     # New tasks
 
     def unknown(self, tasks: Iterable[NewTask]) -> dict[TaskId, NewTask]:
-        """Pick the tasks that are not known, and check that they need none that is neither known nor new."""
+        """Return the tasks that are new, and check that all their needs are known or new."""
         fresh: dict[TaskId, NewTask] = {}
         for new in tasks:
             if not self._knows(new.id):
@@ -44,7 +44,7 @@ class Links:
         return id in self._tasks or id in self._holds.complete
 
     def check_known(self, id: TaskId, others: Iterable[TaskId], fresh: dict[TaskId, NewTask]) -> None:
-        """Check that a task depends on none that is neither known nor new.
+        """Check that all tasks that a task depends on are known or new.
 
         Raises
         ------
@@ -88,18 +88,18 @@ class Links:
             self._led_by.setdefault(id, []).append(task.id)
         task.pending += 1
 
-    # Tasks that are done
+    # Tasks with an outcome
 
     def parents(self, task: TaskState) -> Sequence[TaskId]:
         """Return the tasks that led to one."""
         return () if task.led_by is None else (task.led_by, *self._led_by.get(task.id, ()))
 
     def without_outcome(self, ids: Iterable[TaskId]) -> list[TaskState]:
-        """Pick the tasks that are still to have an outcome."""
+        """Return those of the tasks that have no outcome yet."""
         return [task for id in ids if (task := self._tasks.get(id)) is not None and not task.state.has_outcome]
 
     def count_down(self, tasks: Iterable[TaskState]) -> list[TaskState]:
-        """Note that each of some tasks waits for one task less; return those that wait for none."""
+        """Note that each of these tasks waits for one task less; return those that now wait for none."""
         free = []
         for task in tasks:
             task.pending -= 1
@@ -121,7 +121,7 @@ class Links:
     # Tasks that wait forever
 
     def held_up_by(self, ids: Iterable[TaskId]) -> set[TaskId]:
-        """Return some tasks, and all that cannot run or be complete before them."""
+        """Return the given tasks, and all tasks that cannot run or be complete before them."""
         found = set(ids)
         stack = list(found)
         while stack:
@@ -136,7 +136,7 @@ class Links:
         yield from self.parents(task)
 
     def stuck(self) -> list[TaskId]:
-        """Return the tasks that wait although nothing they wait for was given up."""
+        """Return the tasks that wait forever although no task that they wait for was given up."""
         given_up = [task.id for task in self._tasks.values() if task.state is State.FAILED]
         unused = [id for id in self._tasks if given_up and id in self._services]
         explained = self.held_up_by([*given_up, *unused])
@@ -144,7 +144,7 @@ class Links:
 
 
 class RollBacks:
-    """Takes away all that a checkpoint led to, so that it can run again."""
+    """Forgets all tasks that a checkpoint led to, so that it can run again."""
 
     def __init__(self, state: SchedulerState, links: Links) -> None:
         self._state = state
@@ -213,7 +213,7 @@ class RollBacks:
         return [RollBack(checkpoint.id, tuple(family), failed, verdict.cause, verdict.attempt), *outside]
 
     def _remove(self, task: TaskState, effects: list[Command]) -> None:
-        """Take a task away as if it had never been."""
+        """Remove a task as if it had never existed."""
         is_at_work = task.state.is_at_work
         self._links.detach(task)
         self._state.remove(task)

@@ -1,8 +1,8 @@
-"""The scheduler: a state machine that gets events and returns commands.
+"""The scheduler: a state machine that receives events and returns commands.
 
-A task's way through its states is the table in `toilfn.scheduler.states`. Nothing here looks at the
-whole graph: an event costs what it is about, and `dispatch` costs what it starts. A further
-kind of event is one more method and one more line in `_HANDLERS`.
+`toilfn.scheduler.states` has the table of a task's states and moves. No method looks at the whole graph: the time of
+an event depends on the tasks that it names, and the time of `dispatch` on the tasks that it starts. To add a kind of
+event, add a method and a line in `_HANDLERS`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _GOING_ON = (State.READY, State.RUNNING, State.SERVING, State.BACKOFF)
 
 
 class Scheduler:
-    """Decides what runs when.
+    """Decides when each task runs.
 
     It has no clock: times are seconds on any scale, as long as it is always the same one. It can be pickled.
 
@@ -85,7 +85,7 @@ class Scheduler:
     # Questions
 
     def check(self) -> None:
-        """Check everything that is true between two calls; for tests and for the hunt for a bug.
+        """Check all conditions that hold between two calls; for tests, and to find a bug.
 
         Raises
         ------
@@ -96,18 +96,18 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is ready, running or to be tried again: the run is over."""
+        """Whether no task is ready, running or waiting for a retry: the run is over."""
         is_due = self._services.queue or self._checkpoints.is_due or self._probes
         return not (is_due or any(self._state.counts[state] for state in _GOING_ON))
 
     @property
     def largest(self) -> Resources | None:
-        """The most that the cluster can ever give to one task; None where that is not known."""
+        """The most resources that the cluster can ever give to one task; None where that is not known."""
         return self._pool.largest
 
     @property
     def wake_at(self) -> float | None:
-        """The time at which `dispatch` is due even if nothing happens; None if it is not."""
+        """The time at which to call `dispatch` even if no event arrives; None if there is no such time."""
         times = (
             self._backoff[0][0] if self._backoff else None,
             self._running.wake_at(is_all_started=not self._ready),
@@ -136,11 +136,11 @@ class Scheduler:
         return task.state
 
     def shape(self, id: TaskId) -> Resources:
-        """Return the present request of a task that is not complete; it may have grown after a failure."""
+        """Return the resources that an incomplete task requests now; they may have grown after a failure."""
         return self._tasks[id].shape.resources
 
     def outermost_checkpoint(self, id: TaskId) -> TaskId | None:
-        """Return the outermost checkpoint that is not complete and is this task or led to it."""
+        """Return the outermost incomplete checkpoint that is this task or led to it."""
         return self._checkpoints.outermost(id)
 
     def is_wanted(self, id: TaskId) -> bool:
@@ -148,15 +148,15 @@ class Scheduler:
         return self._services.is_wanted(id)
 
     def running(self) -> dict[BatchId, tuple[TaskId, ...]]:
-        """Return each batch that has not ended, with the tasks it still has to answer for."""
+        """Return each batch that has not ended, with its tasks that have no outcome yet."""
         return {batch: tuple(task.id for task in self._running.left(batch)) for batch in self._running}
 
     def left(self, batch: BatchId) -> list[TaskId]:
-        """Return the tasks that a batch still has to answer for, in the order in which they run."""
+        """Return the tasks of a batch that have no outcome yet, in the order in which they run."""
         return [task.id for task in self._running.left(batch)]
 
     def stuck(self) -> list[TaskId]:
-        """Return the tasks that wait forever although nothing they wait for was given up: they need each other.
+        """Return the tasks that wait forever because they need each other, not because a task was given up.
 
         Tasks that wait for such tasks are among them. Empty as long as the scheduler is not idle.
         """
@@ -216,7 +216,7 @@ class Scheduler:
             self._checkpoints.clients_to_rerun += [(task.id, service) for service in dead_service]
 
     def _expand(self, task: TaskState, event: Finished, fresh: dict[TaskId, NewTask], commands: list[Command]) -> None:
-        """Replace the needs of a task by the tasks that it led to."""
+        """Let a task with an outcome wait for the tasks that it led to, not for its needs."""
         task.pending = 0
         if fresh:
             self._insert(fresh, commands, urgent=True)
@@ -259,7 +259,7 @@ class Scheduler:
                 self._settle(user, commands)
 
     def _end_users(self, service: TaskState, commands: list[Command]) -> None:
-        """End what uses a service that no longer serves."""
+        """Kill the batches of clients of a service that no longer serves."""
         for user in self._links.without_outcome(service.followers):
             if user.state is State.READY:
                 self._state.move(user, State.WAITING)
@@ -268,7 +268,7 @@ class Scheduler:
                 commands.append(Kill(user.batch, service.id))
 
     def _rerun_clients(self, service: TaskState) -> None:
-        """Have clients of a service that died run again whose outcome has led to what knows it."""
+        """Run clients of a dead service again if tasks that they led to may still use it."""
         clients = (client for id in service.followers if (client := self._tasks.get(id)))
         expanded = [client.id for client in clients if client.state is State.EXPANDED]
         self._checkpoints.clients_to_rerun += [(id, service.id) for id in expanded]
@@ -303,7 +303,7 @@ class Scheduler:
                 self._settle(task, commands)
 
     def _is_somebodys_fault(self, left: Sequence[TaskState], cause: Cause | None) -> bool:
-        """Return whether one of some tasks probably ended its worker: a node rarely dies twice with the same tasks."""
+        """Return whether one of these tasks probably ended its worker: a node rarely dies twice with the same tasks."""
         if cause is Cause.LOST:
             return self._charges.count(left[0].id) > 0
         return cause is not None and cause is not Cause.PREEMPTED
@@ -354,7 +354,7 @@ class Scheduler:
     # Moves
 
     def _settle(self, task: TaskState, commands: list[Command], *, urgent: bool = True) -> None:
-        """Put a task that is nowhere where it belongs: it waits, is ready or cannot be run."""
+        """Move a task that is in no queue or batch to where it belongs: it waits, is ready, or can never run."""
         if task.state is State.SERVING:
             self._end_users(task, commands)
         if task.pending or not self._services.may_start(task):
@@ -373,7 +373,7 @@ class Scheduler:
             self._state.move(task, State.WAITING)
 
     def _give_up(self, task: TaskState, commands: list[Command]) -> None:
-        """Fail a task that requests too much."""
+        """Give up a task that requests more than the cluster can ever offer."""
         self._state.move(task, State.FAILED)
         commands.append(GaveUp(task.id, Cause.INPUT))
         self._checkpoints.give_up(task.id)
@@ -405,7 +405,7 @@ class Scheduler:
             self._settle(task, commands)
 
     def _complete(self, task: TaskState, commands: list[Command]) -> None:
-        """Complete a task, and those that it was the last to be waited for."""
+        """Complete a task, and the tasks that waited for it alone."""
         stack = [task]
         while stack:
             task = stack.pop()
@@ -431,7 +431,7 @@ class Scheduler:
     # Batches
 
     def dispatch(self, now: float, *, holds: bool = False) -> list[Command]:
-        """Start tasks, and do whatever else is due.
+        """Start tasks, and return all other commands that are due.
 
         If it `holds`, tasks that nothing led to wait for as long as anything else runs; then they start one by one.
         """
@@ -457,7 +457,7 @@ class Scheduler:
         return commands
 
     def _start_few(self, now: float) -> Iterator[Command]:
-        """Start only what follows from other tasks, or one task if nothing runs."""
+        """Start only tasks that other tasks led to; if nothing runs, start one task."""
         while (shape := self._ready.choose_urgent(self._pool)) is not None:
             if self._drafting.next(shape, only_urgent=True) is not None:
                 yield self._running.begin(self._drafting.draft(shape, only_urgent=True), now)
@@ -465,7 +465,7 @@ class Scheduler:
             yield self._running.begin(self._drafting.draft(shape, most=1), now)
 
     def _admit(self, commands: list[Command]) -> None:
-        """Let tasks have the services that they ask for."""
+        """Admit users to the services that they request."""
         if not self._services.queue:
             return
         tasks, without_room = self._services.admit()
@@ -475,7 +475,7 @@ class Scheduler:
             self._give_up_beside(self._services.of(task.id), task, commands)
 
     def _unblock(self, commands: list[Command]) -> None:
-        """When only services run, stop those that no task can use now; if there is none, report a deadlock."""
+        """When only services run, stop those that no task can use now; if there are none, report a deadlock."""
         serving = self._state.counts[State.SERVING]
         if (
             not serving
@@ -493,7 +493,7 @@ class Scheduler:
             self._give_up_beside(self._services.serving(), self._tasks[blocked[0]], commands)
 
     def _give_up_beside(self, services: Iterable[TaskId], task: TaskState, commands: list[Command]) -> None:
-        """Fail a task for which there is no room beside services."""
+        """Give up a task for which there is no room beside services."""
         commands.append(Deadlock(task.id, tuple(services)))
         self._give_up(task, commands)
 

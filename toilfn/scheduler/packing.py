@@ -1,4 +1,4 @@
-"""The shapes of tasks, and the pool of resources that batches take from."""
+"""The shapes of tasks, and the pool from which batches take their resources."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from toilfn.resources import Accelerator, Capacity, Resources
 __all__ = ["Devices", "Pool", "Shape", "Shapes"]
 
 Devices: TypeAlias = tuple[tuple[Accelerator, int], ...]
-"""Accelerators taken from a pool: of which sort (its own count does not matter), and how many."""
+"""Accelerators taken from a pool: the sort of each (whose own count does not matter), and the number."""
 
 
 class Shape:
-    """Resources in the form that is calculated with. Shapes are compared by identity: see `Shapes`."""
+    """Resources in a form that is quick to calculate with. Shapes are compared by identity: see `Shapes`."""
 
     __slots__ = ("__weakref__", "cores", "disk", "is_service", "memory", "resources")
 
@@ -35,7 +35,7 @@ class Shape:
         return math.inf if self.resources.walltime is None else self.resources.walltime
 
     def fits_in(self, limit: Shape) -> bool:
-        """Return whether something of this shape can be run with the resources of another, time aside."""
+        """Return whether a task of this shape can run with the resources of another; the walltime does not matter."""
         if self.cores > limit.cores or self.memory > limit.memory or self.disk > limit.disk:
             return False
         wanted = self.resources.accelerators
@@ -53,7 +53,7 @@ class Shape:
 
 
 class Shapes:
-    """One shape for all tasks that ask for the same, and one for all services, for as long as there are any."""
+    """Keeps one shape for all tasks that request the same resources, and another one for services, while any exist."""
 
     def __init__(self, shapes: Iterable[Shape] = ()) -> None:
         self._of_tasks: WeakValueDictionary[Resources, Shape] = WeakValueDictionary()
@@ -62,7 +62,7 @@ class Shapes:
             self._known(shape.is_service)[shape.resources] = shape
 
     def of(self, resources: Resources, *, is_service: bool = False) -> Shape:
-        """Return the shape of some resources."""
+        """Return the shape that stands for these resources."""
         known = self._known(is_service)
         shape = known.get(resources)
         if shape is None:
@@ -109,17 +109,17 @@ class Pool:
 
     @property
     def batches(self) -> int:
-        """How many batches are out on the cluster, services aside."""
+        """The number of batches on the cluster, without services."""
         return self._batches
 
     @property
     def largest(self) -> Resources | None:
-        """The most that one batch may have; None where that is not known."""
+        """The most resources that one batch may have; None where that is not known."""
         return None if self._largest is None else self._largest.resources
 
     @property
     def longest(self) -> float:
-        """The longest that a batch may take, in seconds."""
+        """The longest time that a batch may take, in seconds."""
         return math.inf if self._largest is None else self._largest.walltime
 
     @property
@@ -128,7 +128,7 @@ class Pool:
         return min(self._most_memory, math.inf if self._largest is None else self._largest.memory)
 
     def can_ever(self, shape: Shape) -> bool:
-        """Return whether the cluster may be able to give this much one day, and the user's limits allow it."""
+        """Return whether the cluster may ever be able to offer this shape, and the user's limits allow it."""
         if not self._is_allowed(shape):
             return False
         if self._largest is None:
@@ -137,16 +137,16 @@ class Pool:
         return is_short and shape.fits_in(self._largest)
 
     def _is_allowed(self, shape: Shape) -> bool:
-        """Return whether the user's limits leave room for something of this shape when nothing else runs."""
+        """Return whether the user's limits leave room for this shape when nothing else runs."""
         return shape.cores <= self._most_cores and shape.memory <= self._most_memory and shape.disk <= self._most_disk
 
     def can_when_empty(self, shape: Shape) -> bool:
-        """Return whether there is room once all batches have ended."""
+        """Return whether there is room for this shape once all batches have ended."""
         has_slot = self._most_batches > 0 and self._is_allowed(shape)
         return has_slot and (self._total is None or shape.fits_in(self._total))
 
     def can_hold(self, services: Sequence[Shape], task: Shape) -> bool:
-        """Return whether some services and beside them one task can run at one time, with nothing else."""
+        """Return whether these services and one task beside them can run at the same time when nothing else runs."""
         for preemptible, most in enumerate(self._most_services):
             if sum(shape.resources.preemptible == preemptible for shape in services) > most:
                 return False
@@ -154,7 +154,7 @@ class Pool:
         return self._is_allowed(together) and (self._total is None or together.fits_in(self._total))
 
     def has_room(self, shape: Shape) -> bool:
-        """Return whether one more batch can be started now."""
+        """Return whether a batch of this shape can be started now."""
         if self._slots_left(shape) <= 0 or not self._is_within_limits(shape):
             return False
         total = self._total
@@ -168,7 +168,7 @@ class Pool:
         )
 
     def _is_within_limits(self, shape: Shape) -> bool:
-        """Return whether the user's limits leave room for something of this shape beside what is taken."""
+        """Return whether the user's limits leave room for this shape beside the resources in use."""
         return (
             self._cores + shape.cores <= self._most_cores
             and self._memory + shape.memory <= self._most_memory
@@ -199,7 +199,7 @@ class Pool:
         return shape.resources.local and self.is_queue
 
     def take(self, shape: Shape) -> Devices:
-        """Take the resources of one batch, for which there must be room; says which devices it got."""
+        """Take the resources of one batch, for which there must be room; return its devices."""
         self._add(shape, 1)
         if self._total is None or not shape.resources.accelerators:
             return ()
@@ -229,7 +229,7 @@ class Pool:
 
 
 def _sum(shapes: Sequence[Shape]) -> Shape:
-    """Add up what shapes ask for."""
+    """Add up the resources of shapes."""
     asked = [shape.resources for shape in shapes]
     cores = sum(shape.cores for shape in shapes) / 1000
     devices = tuple(device for one in asked for device in one.accelerators)
@@ -246,7 +246,7 @@ def _sorts(resources: Resources) -> dict[Accelerator, int]:
 
 
 def _choose(wanted: Iterable[Accelerator], free: Mapping[Accelerator, int]) -> dict[Accelerator, int] | None:
-    """Choose devices for all that is wanted; None when they do not suffice.
+    """Choose devices for all wishes; None if there are too few.
 
     The wishes that name most choose first, and devices of which least is known go first.
     """

@@ -1,4 +1,4 @@
-"""The queues of ready tasks, one for each shape: whose turn it is, and when; and the price of a failure."""
+"""The queues of ready tasks, one for each shape; when to start them; and what a failure costs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from toilfn.scheduler.packing import Pool, Shape
 __all__ = ["Charges", "Gathering", "Ready", "enlarged"]
 
 _LOOKAHEAD = 32
-"""How many shapes that do not fit are looked past, so that a turn costs the same with thousands of them."""
+"""The most shapes that are skipped because they do not fit, so that a turn costs the same with thousands of shapes."""
 
 
 class _Lane:
-    """Queues that take turns: the shape that was served goes to the back."""
+    """Queues of shapes that take turns: the shape that was served moves to the back."""
 
     def __init__(self) -> None:
         self.queues: OrderedDict[Shape, deque[TaskId]] = OrderedDict()
@@ -39,14 +39,13 @@ class _Lane:
 
 
 class Ready:
-    """Which ready task comes next.
+    """Chooses which ready task comes next.
 
-    Tasks that a running family led to come before tasks that nothing led to, newest first: to finish
-    what was begun keeps graphs and values in memory small. The rest is first in, first out.
-    Shapes take turns, and one that does not fit is looked past; but after it has been passed over
-    `patience` times, everything else is held back until it fits.
+    Tasks of running families, which other tasks led to, come before all others, newest first: finishing families
+    keeps graphs and values in memory small. The other tasks are first in, first out. Shapes take turns, and one
+    that does not fit is skipped; but after it was skipped `patience` times, all others wait until it fits.
 
-    A task that stops being ready in another way than by `pop` stays in its queue: the caller of `pop` must
+    A task that is no longer ready, although `pop` did not return it, stays in its queue: the caller of `pop` must
     check. `count` is exact.
 
     Parameters
@@ -74,7 +73,7 @@ class Ready:
         return self._counts.get(shape, 0)
 
     def add(self, id: TaskId, shape: Shape, *, urgent: bool) -> None:
-        """Add a task that became ready, before all others if it is urgent, else behind them."""
+        """Add a task that became ready: before all others if it is urgent, otherwise behind them."""
         self._counts[shape] = self._counts.get(shape, 0) + 1
         if urgent:
             self._urgent.queue(shape).appendleft(id)
@@ -95,7 +94,7 @@ class Ready:
         return (self._urgent if shape in self._urgent.queues else self._fresh).queues[shape][0]
 
     def pop(self, shape: Shape) -> None:
-        """Remove the task that `peek` gave from its queue."""
+        """Remove the task that `peek` returned from its queue."""
         queues = (self._urgent if shape in self._urgent.queues else self._fresh).queues
         queue = queues[shape]
         queue.popleft()
@@ -103,7 +102,7 @@ class Ready:
             del queues[shape]
 
     def is_urgent(self, shape: Shape) -> bool:
-        """Return whether the next task of a shape is one that a running family led to."""
+        """Return whether the next task of a shape belongs to a running family."""
         return shape in self._urgent.queues
 
     def choose_urgent(self, pool: Pool) -> Shape | None:
@@ -112,7 +111,7 @@ class Ready:
         return None if shape is None else self._serve(shape, [])
 
     def choose(self, pool: Pool) -> Shape | None:
-        """Return the shape whose turn it is, of those for which there is room; None if there is none."""
+        """Return the shape whose turn it is among those for which there is room; None if there is none."""
         if self._starving is not None and self._starving in self._counts and pool.can_when_empty(self._starving):
             return self._serve(self._starving, []) if pool.has_room(self._starving) else None
         passed: list[Shape] = []
@@ -136,7 +135,7 @@ class Ready:
 
 
 class Gathering:
-    """Lets ready tasks gather for a short time, so that many go out in one submission.
+    """Lets ready tasks gather for a short time, so that many are submitted at once.
 
     Parameters
     ----------
@@ -150,7 +149,7 @@ class Gathering:
 
     @property
     def over_at(self) -> float | None:
-        """The time at which to call `is_over` again; None if nothing waits."""
+        """The time at which to call `is_over` again; None if no task waits."""
         return None if self._since is None else self._since + self._seconds
 
     def is_over(self, now: float) -> bool:
@@ -170,13 +169,13 @@ _LONGEST_BACKOFF = 60.0
 
 
 class Charges:
-    """The failures of the tasks that have failed and may yet succeed."""
+    """Counts the failures of tasks that may yet succeed."""
 
     def __init__(self) -> None:
         self._counts: dict[TaskId, dict[Cause, int]] = {}
 
     def charge(self, id: TaskId, cause: Cause, budget: Budget, now: float) -> Retry | GaveUp:
-        """Count a failure and say what follows."""
+        """Count a failure, and decide whether and when the task is tried again."""
         counts = self._counts.setdefault(id, {})
         counts[cause] = counts.get(cause, 0) + 1
         allowed = _allowed(budget, cause)
@@ -194,7 +193,7 @@ class Charges:
 
 
 def _allowed(budget: Budget, cause: Cause) -> int | None:
-    """Return how many failures a budget bears."""
+    """Return how many failures of a cause a budget allows."""
     if cause is Cause.INPUT:
         return 0
     allowed: int | None = getattr(budget, cause.value)
@@ -218,5 +217,5 @@ def enlarged(asked: Resources, cause: Cause, budget: Budget, most_memory: float,
 
 
 def _doubled(amount: float, most: float) -> float:
-    """Double an amount, up to the most there is; it never gets less."""
+    """Double an amount, up to the most that the cluster has; never make it smaller."""
     return min(2 * amount, max(amount, most))

@@ -1,7 +1,7 @@
-"""How much work goes into one batch (`Draft`), and the batches that were submitted (`RunningBatches`).
+"""Limit the work in one batch (`Draft`), and keep the batches that were submitted (`RunningBatches`).
 
-Those know which tasks they still have to answer for, and which of them take too long. `Policy` and `Durations` are
-used by both.
+`RunningBatches` knows which of their tasks have no outcome yet, and which batches take too long. Both use `Policy`
+and `Durations`.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from toilfn.scheduler.states import TaskState
 __all__ = ["Draft", "Durations", "Policy", "RunningBatches"]
 
 _SLOWER = 4.0
-"""How many times longer than expected the tasks of a batch may take before there is no time left for some."""
+"""Tasks of a batch may take this many times longer than expected before the batch runs out of time."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules that can be tuned.
+    """The settings of the scheduler.
 
     Attributes
     ----------
     target_seconds : float
-        How much expected work goes into one batch. With 0 a batch has one task, and the chain behind it.
+        Expected seconds of work in one batch. With 0, a batch is one task and the chain of tasks that follows it.
     max_batch : int
         The most tasks in one batch.
     patience : int
-        How often a shape that does not fit is passed over before others are held back for it.
+        How often a shape that does not fit is skipped before others wait for it.
     recall_factor, recall_after : float
-        A batch is overdue when it takes this many times longer than expected, and this many seconds.
+        A batch is overdue when it has taken this many times longer than expected, and more than this many seconds.
     kill_after : float
-        Seconds after which a batch is killed that continues although none of its tasks is needed any longer.
+        Seconds for which a batch may continue after none of its tasks is needed any longer; it is killed then.
     gather : float
-        For how many seconds ready tasks wait for others, to go out in one submission.
+        Seconds for which ready tasks wait for others, so that all are submitted at once.
     probes : int or None
-        How many tasks of a kind are started before it is known how long one takes; None is all of them.
+        How many tasks of a kind start before it is known how long one takes; None for all of them.
     probe_patience : float
-        For how many seconds at most the others wait for that.
+        The most seconds for which the others wait for them.
     spread : int or None
-        Ready tasks are put together only as far as that leaves so many batches; None puts them together anyway.
+        Ready tasks share batches only if at least this many batches remain; None if they always may.
     check : bool
         Whether each `dispatch` checks the whole state, to find a bug where it happens.
     """
@@ -83,7 +83,7 @@ class Durations:
         self._seconds[kind] = known + weight * (seconds - known)
 
     def expect(self, kind: int) -> float:
-        """Return how long a task will take; infinity as long as nothing is known."""
+        """Return how long a task will probably take; infinity as long as nothing is known."""
         return self._seconds.get(kind, math.inf)
 
 
@@ -105,7 +105,7 @@ class Draft:
         self.shape = shape
         self.ids: list[TaskId] = []
         self.seconds = 0.0
-        #: Whether some of its tasks could as well run elsewhere at the same time.
+        #: Whether some of its tasks could also run elsewhere at the same time.
         self.is_divisible = False
         self._policy = policy
         self._longest = longest
@@ -114,11 +114,11 @@ class Draft:
 
     @property
     def walltime(self) -> float | None:
-        """How many seconds the batch may take; None is without limit."""
+        """The number of seconds that the batch may take; None without a limit."""
         return None if self.shape.resources.walltime is None else self._walltime
 
     def offer(self, id: TaskId, seconds: float) -> bool:
-        """Take a ready task if it belongs here: the first one always does."""
+        """Accept a ready task if it fits in; the first one always does."""
         takes = self._time_for(self.shape, seconds, is_bound=not self.ids)
         if self.ids:
             if self._share < 1 or not (self._is_short(seconds) and self._has_space(takes)):
@@ -129,9 +129,9 @@ class Draft:
         return True
 
     def offer_follower(self, id: TaskId, seconds: float, shape: Shape, *, is_link: bool) -> bool:
-        """Take a task whose needs are all in the batch if it belongs here.
+        """Accept a task whose needs are all in the batch if it fits in.
 
-        The link of a chain loses nothing by staying; any other might find a free slot elsewhere.
+        A link of a chain loses nothing by staying; any other task might find a free slot elsewhere.
         """
         takes = self._time_for(shape, seconds, is_bound=is_link)
         if not (is_link or self._is_short(seconds)) or not (self._has_space(takes) and shape.can_join(self.shape)):
@@ -141,10 +141,10 @@ class Draft:
         return True
 
     def _time_for(self, shape: Shape, seconds: float, *, is_bound: bool) -> float:
-        """Return how much longer the batch may take with a task; only one that is bound to the batch gets all it may.
+        """Return how much longer the batch may take with a task; only a bound task gets its whole walltime.
 
-        A worker that has no time left for another task gives it back: so the batch's first limit is enough for
-        each of the others, as long as those before them take about as long as is expected.
+        A worker that has no time left for another task returns it: so the batch's first limit is enough for each
+        of the other tasks, as long as those before it take about as long as expected.
         """
         limit = shape.resources.walltime or 0.0
         return limit if is_bound else min(limit, _SLOWER * seconds)
@@ -172,11 +172,11 @@ class _Batch:
         self.shape = draft.shape
         self.devices = devices
         self.started = started
-        #: How many tasks it still has to answer for.
+        #: How many of its tasks have no outcome yet.
         self.left = len(self.ids)
-        #: The tail calls that it has started: they come before its own tasks.
+        #: The tail calls that it has started; they come before its own tasks.
         self.tail_calls: deque[TaskId] | None = None
-        #: Whether tasks of it may get their outcomes from elsewhere.
+        #: Whether the outcomes of some tasks may come from another batch.
         self.is_suspect = False
 
     def order(self) -> Iterable[TaskId]:
@@ -197,7 +197,7 @@ class RunningBatches:
     """
 
     def __init__(self, tasks: dict[TaskId, TaskState], pool: Pool, policy: Policy) -> None:
-        # A batch is here from `begin` to `end`, even when it has nothing left to answer for: it keeps its resources
+        # A batch is here from `begin` to `end`, even when all its tasks have outcomes: it keeps its resources
         # until its job has ended. `_Batch.left` counts the tasks at work whose `TaskState.batch` is this batch.
         self._tasks = tasks
         self._pool = pool
@@ -205,7 +205,7 @@ class RunningBatches:
         self._batches: dict[BatchId, _Batch] = {}
         self._last = 0
         self._now = 0.0
-        #: Tasks that a batch had when it was lost: it may answer yet.
+        #: Tasks that a batch had when it was lost; their outcomes may still come.
         self._may_answer_late: set[TaskId] = set()
         #: A heap. Entries of batches that have ended are dropped when their time comes, not searched for.
         self._overdue: list[tuple[float, BatchId]] = []
@@ -227,11 +227,11 @@ class RunningBatches:
         return [] if batch is None else [self._tasks[task] for task in batch.order() if self.has(id, task)]
 
     def count_left(self, id: BatchId) -> int:
-        """Return how many tasks a batch that has not ended still has to answer for."""
+        """Return how many tasks of a batch that has not ended have no outcome yet."""
         return self._batches[id].left
 
     def has(self, id: BatchId, task_id: TaskId) -> bool:
-        """Return whether a batch has to answer for a task."""
+        """Return whether a task without an outcome belongs to a batch."""
         task = self._tasks.get(task_id)
         return task is not None and task.batch == id and task.state.is_at_work
 
@@ -249,12 +249,12 @@ class RunningBatches:
         return Submit(batch.id, batch.ids, batch.shape.resources, draft.walltime)
 
     def _patience(self, seconds: float) -> float:
-        """Return how many seconds a batch may take that is expected to take so many."""
+        """Return after how many seconds a batch is overdue if it is expected to take so many."""
         expected = 0.0 if math.isinf(seconds) else seconds
         return max(self._policy.recall_after, self._policy.recall_factor * expected)
 
     def keep(self, id: BatchId, task: TaskState) -> None:
-        """Note that a batch has started a tail call, which is running."""
+        """Note that a batch has started a tail call, which runs."""
         batch = self._batches[id]
         tail_calls = batch.tail_calls = batch.tail_calls or deque()
         while tail_calls and not self.has(id, tail_calls[0]):
@@ -276,7 +276,7 @@ class RunningBatches:
                 self._kills.append((self._now + self._policy.kill_after, batch.id))
 
     def is_over(self, id: BatchId) -> bool:
-        """Return whether a batch that has not ended has nothing left to answer for."""
+        """Return whether all tasks of a batch that has not ended have outcomes."""
         return id in self._batches and not self._batches[id].left
 
     def forget(self, id: TaskId) -> None:
@@ -284,7 +284,7 @@ class RunningBatches:
         self._may_answer_late.discard(id)
 
     def end(self, id: BatchId, *, is_lost: bool) -> list[TaskState]:
-        """Note that a batch has ended; return the tasks that it still had to answer for."""
+        """Note that a batch has ended; return its tasks that have no outcome."""
         left = self.left(id)
         batch = self._batches.pop(id, None)
         if batch is not None:
@@ -296,19 +296,19 @@ class RunningBatches:
     # Batches that take too long
 
     def wake_at(self, *, is_all_started: bool) -> float | None:
-        """Return the time at which `due` will have something to say; None if that is not known."""
+        """Return the time at which `due` may next return a batch; None if there is no such time."""
         times = [self._overdue[0][0]] if self._may_recall(is_all_started) else []
         if self._kills:
             times.append(self._kills[0][0])
         return min(times, default=None)
 
     def due(self, now: float, *, is_all_started: bool) -> list[Recall | Kill]:
-        """Return which batches to recall and which to kill; recalls only when nothing else is ready to be started."""
+        """Return which batches to recall and which to kill; recall batches only when no other task is ready."""
         self._now = now
         return [*self._recalls(is_all_started), *self._killings()]
 
     def _may_recall(self, is_all_started: bool) -> bool:
-        """Return whether there is a slot idle that could take a part of the batch that is overdue first."""
+        """Return whether an idle slot could take a part of the batch that is the first to be overdue."""
         if not self._overdue:
             return False
         batch = self._batches.get(self._overdue[0][1])

@@ -1,9 +1,9 @@
-"""Services: when they start and stop, and which tasks may use them.
+"""Decide when services start and stop, and which tasks may use them.
 
-A task that needs services is one of their *users*. When all else that it needs is complete it requests them,
-and is *admitted* when there is room for all of them, for itself, and for each user admitted before, at one
-time: so services that run never keep their own users from running. The services start then, and the user
-when all of them serve. A service stops when none of its users can use it any longer: all are complete or given up.
+A task that needs services is one of their *users*. It requests them when all its other needs are complete,
+and is *admitted* when there is room for all of them, for itself, and for each user admitted before, at the same
+time: so running services never keep their own users from running. Then the services start; the user starts
+when all of them serve. A service stops when all its users are complete or given up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from toilfn.scheduler.states import State, TaskState
 __all__ = ["Services"]
 
 _LOOKAHEAD = 32
-"""How many users that there is no room for are looked past."""
+"""The most users that are skipped because there is no room for them."""
 
 
 class _Service:
@@ -29,9 +29,9 @@ class _Service:
     def __init__(self) -> None:
         #: The users that are neither complete nor given up.
         self.users: set[TaskId] = set()
-        #: Those of them that may run, or have run and led to something that is not complete.
+        #: The users that may run, or have run and led to tasks that are not complete.
         self.admitted: set[TaskId] = set()
-        #: Users that ask for it while what it needs itself is not complete.
+        #: Users that request it while its own needs are not complete.
         self.waiting_users: list[TaskId] = []
 
 
@@ -43,7 +43,7 @@ class Services:
     tasks : dict
         The tasks that are not complete.
     pool : Pool
-        The resources that they must fit into.
+        The resources of the cluster.
     """
 
     def __init__(self, tasks: dict[TaskId, TaskState], pool: Pool) -> None:
@@ -51,14 +51,14 @@ class Services:
         self._pool = pool
         self._services: dict[TaskId, _Service] = {}
         self._uses: dict[TaskId, tuple[TaskId, ...]] = {}
-        #: Services that run or will, since users were admitted.
+        #: Services that run or will run, since users were admitted.
         self._active: set[TaskId] = set()
         self._stopping: set[TaskId] = set()
         self._queue: dict[TaskId, None] = {}
         #: The shapes of admitted users, which are not services themselves.
         self._admitted: dict[TaskId, Shape] = {}
         self._shapes: Counter[Shape] = Counter()
-        #: Batches that were killed since a service died.
+        #: Batches that were killed because a service died.
         self.dying_batches: set[BatchId] = set()
 
     def __contains__(self, id: object) -> bool:
@@ -66,11 +66,11 @@ class Services:
 
     @property
     def queue(self) -> Collection[TaskId]:
-        """The users that ask for services, in order."""
+        """The users that request services, in order."""
         return self._queue.keys()
 
     def of(self, id: TaskId) -> tuple[TaskId, ...]:
-        """Return the services that a task uses, not those that these use."""
+        """Return the services that a task uses itself, without those that these services use."""
         return self._uses.get(id, ())
 
     def is_wanted(self, id: TaskId) -> bool:
@@ -79,7 +79,7 @@ class Services:
         return service is not None and bool(service.users)
 
     def is_over(self, id: TaskId) -> bool:
-        """Return whether it is a service that no task needs any longer."""
+        """Return whether a task is a service that no task needs any longer."""
         return id in self._services and not self.is_wanted(id)
 
     # Their lives
@@ -97,7 +97,7 @@ class Services:
                 self._services[service].users.add(task.id)
 
     def may_start(self, task: TaskState) -> bool:
-        """Return whether a task whose other needs are complete can start now; if not, it is settled again later."""
+        """Return whether a task whose other needs are complete can start now; if not, this is called again later."""
         if task.id in self._services:
             if not self._services[task.id].admitted:
                 self._rest(task)
@@ -110,7 +110,7 @@ class Services:
         return all(self._tasks[id].state is State.SERVING for id in self.of(task.id))
 
     def _rest(self, task: TaskState) -> None:
-        """Note that a service cannot run now; those that waited for its needs can ask again."""
+        """Note that a service cannot run now; users that waited for its needs can request it again."""
         self._active.discard(task.id)
         for id in self.of(task.id):
             self._services[id].admitted.discard(task.id)
@@ -147,7 +147,7 @@ class Services:
         return stops
 
     def stop(self, task: TaskState) -> list[StopService]:
-        """Stop a service, wherever it is on its way."""
+        """Stop a service in whatever state it is."""
         if task.id in self._stopping or task.state is State.FAILED or task.state.has_outcome:
             return []
         if not task.state.is_at_work:
@@ -165,7 +165,7 @@ class Services:
                 self._services[service].admitted.discard(id)
 
     def _abandon(self, id: TaskId) -> None:
-        """Take back the admission of all users of a service, and of all users of those that are services."""
+        """Take back the admission of all users of a service, and, if some are services, of their users, too."""
         stack = [id]
         while stack:
             service = stack.pop()
@@ -203,7 +203,7 @@ class Services:
         return settled, without_room
 
     def _is_askable(self, id: TaskId) -> bool:
-        """Return whether all that a user's services need is complete; if not, it will be asked again."""
+        """Return whether all needs of a user's services are complete; if not, the user requests them again later."""
         for service in self._closure(id):
             task = self._tasks[service]
             if task.state is State.FAILED:
@@ -214,7 +214,7 @@ class Services:
         return True
 
     def _closure(self, id: TaskId) -> Iterator[TaskId]:
-        """Return the services that a task uses, and those that these use."""
+        """Return the services that a task uses, and the services that these use."""
         found = dict.fromkeys(self.of(id))
         stack = list(found)
         while stack:
@@ -258,7 +258,7 @@ class Services:
         return [id for id in self._active if self._tasks[id].state is State.SERVING]
 
     def release(self, hopeful: Collection[TaskId]) -> list[StopService]:
-        """Stop the services that no admitted user among the hopeful ones needs, to make room for others."""
+        """Stop the services that none of the hopeful admitted users needs, to make room for others."""
         kept: set[TaskId] = set()
         for id in hopeful:
             if id in self._admitted:

@@ -1,10 +1,10 @@
-"""All that a scheduler knows, in one place, and the conditions under which it makes sense.
+"""All data of a scheduler in one place, and the conditions that it must meet.
 
 `SchedulerState` holds the data. The rules (`machine`, `links`, `drafting`) are built over one state, and keep
 short names for the parts they use. A task changes its state through `SchedulerState.move` only, which keeps the counts,
 the queues and the batches in step.
 
-`SchedulerState.check` says what holds between any two calls of the scheduler. A new field belongs there, too.
+`SchedulerState.check` tests what holds between any two calls of the scheduler. Extend it for each new field.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class SchedulerState:
     # Moves
 
     def add(self, task: TaskState) -> None:
-        """Add a new task, which waits."""
+        """Add a new task, in the state WAITING."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
 
@@ -104,7 +104,7 @@ class SchedulerState:
             self._stop_work(task)
 
     def remove(self, task: TaskState) -> None:
-        """Take a task away as if it had never been."""
+        """Remove a task as if it had never existed."""
         self.counts[task.state] -= 1
         if task.state is State.READY:
             self.ready.discard(task.shape)
@@ -119,7 +119,7 @@ class SchedulerState:
     # Invariants
 
     def check(self) -> None:
-        """Check that the fields agree with each other; this looks at every task.
+        """Check that the fields agree with each other; this looks at all tasks.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class SchedulerState:
                 yield f"batch {batch} runs {at_work[batch]} tasks, and {self.running.count_left(batch)} are counted"
 
     def _left_behind(self) -> Iterator[str]:
-        """Find tasks that have an outcome, or are not known, where only others belong."""
+        """Find tasks with an outcome, or unknown ones, in places for tasks without an outcome."""
         for name, ids in (("unresolved", self.unresolved), ("alone", self.alone)):
             open_ = (id for id in ids if (task := self.tasks.get(id)) is None or task.state.has_outcome)
             yield from (f"{id.hex()} is still among those that are {name}" for id in open_)

@@ -1,4 +1,4 @@
-"""The states of a task, and the moves between them.
+"""Define the states of a task and the moves between them.
 
 ========  ========  ==============================================================
 from      to        when
@@ -42,22 +42,22 @@ __all__ = ["MOVES", "Checkpoints", "Holds", "State", "TaskState"]
 
 
 class State(IntEnum):
-    """Where a task is on its way."""
+    """The state of a task."""
 
     WAITING = 0
-    """Something it needs is not complete."""
+    """One of its needs is not complete."""
     READY = 1
     """It can run as soon as there is room."""
     RUNNING = 2
-    """It is in a batch that was submitted."""
+    """It belongs to a batch that was submitted."""
     SERVING = 3
-    """It is a service that runs and can be used."""
+    """It is a service that runs and that its users can use."""
     BACKOFF = 4
     """It failed and will be tried again later."""
     FAILED = 5
     """It was given up."""
     EXPANDED = 6
-    """It has an outcome, and something it led to is not complete."""
+    """It has an outcome, and a task that it led to is not complete."""
     COMPLETE = 7
     """It and all that it led to have outcomes. Only its id is kept."""
 
@@ -68,7 +68,7 @@ class State(IntEnum):
 
     @property
     def is_at_work(self) -> bool:
-        """Whether the task is in a batch that was submitted."""
+        """Whether the task belongs to a batch that was submitted."""
         return self is State.RUNNING or self is State.SERVING
 
 
@@ -110,7 +110,7 @@ class TaskState:
         self.held = 0
         #: The first task with an outcome that is complete only when this one is: as a rule its parent.
         self.led_by: TaskId | None = None
-        #: Where it runs, while it runs.
+        #: The batch in which it runs, while it runs.
         self.batch: BatchId = 0
         self._followers: TaskId | list[TaskId] | None = None
 
@@ -153,19 +153,19 @@ class Checkpoints:
         self._families: dict[TaskId, list[TaskId]] = {}
         #: Tasks of families that were given up.
         self.given_up_members: list[TaskId] = []
-        #: Clients that have led to what knows a dead service, and that service.
+        #: Clients whose outcomes have led to tasks that may use a dead service, and that service.
         self.clients_to_rerun: list[tuple[TaskId, TaskId]] = []
 
     @property
     def is_due(self) -> bool:
-        """Whether something may have to be rolled back."""
+        """Whether a checkpoint may have to be rolled back."""
         return bool(self.given_up_members or self.clients_to_rerun)
 
     def __contains__(self, id: object) -> bool:
         return id in self._needs
 
     def add(self, id: TaskId, needs: tuple[TaskId, ...], *, is_client: bool = False) -> None:
-        """Take note of a checkpoint, or of a mere client of services, and of what it needs, also to run again."""
+        """Add a checkpoint, or a mere client of services, with the tasks that it needs, also when it runs again."""
         self._needs[id] = needs
         if is_client:
             self._clients.add(id)
@@ -175,14 +175,14 @@ class Checkpoints:
         return self._needs[id]
 
     def descend(self, id: TaskId, parent: TaskId) -> None:
-        """Take note of a task that another one led to."""
+        """Add a task that another one led to."""
         above = parent if parent in self._needs else self._above.get(parent)
         if above is not None and id not in self._above:
             self._above[id] = above
             self._families.setdefault(above, []).append(id)
 
     def give_up(self, id: TaskId) -> None:
-        """Note that a task was given up: the checkpoint above it, if there is one, has to be rolled back."""
+        """Note that a task was given up: the checkpoint above it, if any, has to be rolled back."""
         if any(True for _ in self.above(id)):
             self.given_up_members.append(id)
 
@@ -203,7 +203,7 @@ class Checkpoints:
         return last
 
     def family(self, id: TaskId) -> list[TaskId]:
-        """Return all that a checkpoint led to, with the families of checkpoints within."""
+        """Return all tasks that a checkpoint led to, with the families of the checkpoints among them."""
         found = list(self._families.get(id, ()))
         for member in found:  # grows
             found += self._families.get(member, ())
@@ -216,7 +216,7 @@ class Checkpoints:
         self._drop(family)
 
     def complete(self, id: TaskId) -> None:
-        """Note that a checkpoint is complete; one below another can still be forgotten with that one's family."""
+        """Note that a checkpoint is complete; the roll-back of another one above it can still remove it."""
         if id not in self._above:
             self.forget(id)
             self._drop([id])
@@ -248,7 +248,7 @@ class Holds:
         self.complete: set[TaskId] = set()
 
     def hold(self, ids: Iterable[TaskId]) -> None:
-        """Keep values; once for each time."""
+        """Keep values; each call counts."""
         stack = list(ids)
         while stack:
             id = stack.pop()
@@ -262,11 +262,11 @@ class Holds:
             self._counts[id] += 1
 
     def let_go(self, ids: Iterable[TaskId]) -> list[Release]:
-        """Undo `hold`."""
+        """Undo one call of `hold`."""
         return [release for id in ids if self._drop(id) for release in self._release(id)]
 
     def finish(self, task: TaskState) -> list[Release]:
-        """Note that a task is complete, and no longer among the others. Its value refers to what it needs now."""
+        """Note that a task is complete; from now on, its needs are the tasks that its value refers to."""
         self.complete.add(task.id)
         if task.needs:
             self._refs[task.id] = task.needs
@@ -276,7 +276,7 @@ class Holds:
         return []
 
     def forget(self, ids: Iterable[TaskId]) -> int:
-        """Forget complete tasks whose values no task holds; return how many of the given ones were complete."""
+        """Forget complete tasks whose values no task holds; return how many of the given tasks were complete."""
         gone = [id for id in ids if id in self.complete]
         for id in gone:
             self.complete.discard(id)
@@ -285,7 +285,7 @@ class Holds:
         return len(gone)
 
     def _drop(self, id: TaskId) -> bool:
-        """Take one hold away; whether the value may go now."""
+        """Remove one hold; return whether the value may be dropped now."""
         task = self._tasks.get(id)
         if task is not None:
             task.held -= 1

@@ -38,16 +38,16 @@ __all__ = [
 ]
 
 FOLDER = "files in "
-"""The beginning of the names of a task's parts that say what was in a folder among its arguments."""
+"""How the names of the parts begin that stand for the contents of a folder among a task's arguments."""
 
 _ALL_ATOMS = ATOMS.issuperset
 _SHORT = 40
-"""Characters: arguments of so few are their own parts."""
+"""Characters: shorter arguments are their own parts."""
 _POSITIONS = tuple(map(str, range(_SHORT)))
 
 
 class Identity(NamedTuple):
-    """A digest, and what went into it."""
+    """A digest, and the parts that went into it."""
 
     digest: bytes
     """Sixteen bytes."""
@@ -56,7 +56,7 @@ class Identity(NamedTuple):
 
 
 class Codes:
-    """The identities of functions, and of code and files among arguments: each is worked out once for one graph.
+    """The identities of functions, and of code and files among arguments; each is computed once for one graph.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Codes:
         return self._functions[key][1]
 
     def set_function(self, function: Callable[..., Any], version: str | None, identity: Identity) -> None:
-        """Take an identity that is known already."""
+        """Set an identity that is known already."""
         self._functions[id(function), version] = function, identity
 
     def of_code(self, value: Any) -> bytes:
@@ -103,7 +103,7 @@ class Codes:
         return self._found[id(value)][1]
 
     def of_file(self, path: Path) -> str:
-        """Identify the content of a file, or of all that is in a folder; what is neither counts by its name."""
+        """Identify the content of a file, or of everything in a folder; other paths count by their names."""
         content = self._files.get(path)
         if content is None:
             content = self._files[path] = self._of_folder(path) if os.path.isdir(path) else content_of(path)
@@ -118,7 +118,7 @@ class Codes:
         return tree.digest
 
     def folders_in(self, value: Any) -> dict[Path, Tree]:
-        """Return the folders among a call's arguments that count by what is in them."""
+        """Return the folders among a call's arguments that count by their contents."""
         if not self._trees:
             return {}
         found: dict[Path, Tree] = {}
@@ -131,11 +131,11 @@ class Codes:
         return ""
 
     def tree(self, folder: Path) -> Tree:
-        """Return what is in a folder that counts by that."""
+        """Return the contents of a folder that counts by them."""
         return self._trees[folder]
 
     def forget_files(self) -> None:
-        """Read files again that have changed since: those that tasks write change while a worker lives."""
+        """Forget files that have changed, so that they are read again: tasks write files while a worker lives."""
         self._files.clear()
         self._trees.clear()
 
@@ -213,7 +213,7 @@ def value_identity(value: Any) -> bytes:
 def arguments_digest(
     args: Sequence[Any], kwargs: Mapping[str, Any], promise_id: Callable[[Any], bytes], codes: Codes | None = None
 ) -> bytes:
-    """Identify the arguments of a call, without the parts: the digest that `arguments_identity` gives."""
+    """Return the digest that `arguments_identity` returns, without computing the parts."""
     if not kwargs and _ALL_ATOMS(map(type, args)):
         text = repr(args)
         if len(text) <= _SHORT:
@@ -261,12 +261,12 @@ def arguments_identity(
 
 
 def task_id(function_digest: bytes, arguments_digest: bytes, lineage: bytes, ordinal: int) -> TaskId:
-    """Identify one call: `lineage` is the one of the task that makes the call, empty in a script."""
+    """Identify one call; `lineage` is that of the task that makes the call, and empty in a script."""
     return digest(b"task" + function_digest + arguments_digest + lineage + b"%d" % ordinal)
 
 
 def lineage(parent_lineage: bytes, function_name: str, arguments_digest: bytes, ordinal: int) -> bytes:
-    """Return what stands for a call in its children's ids.
+    """Return the bytes that stand for a call in its children's ids.
 
     The function's body is left out, so that editing a function does not run unchanged children of it again. So are
     positional arguments of types that have ``__toilfn_lineage__ = False``: children that these do not reach stay the

@@ -44,15 +44,15 @@ _LARGEST_INT = 10**4000
 _ALL_ATOMS = ATOMS.issuperset
 
 _MOST_WORK = 300_000.0
-"""A value in code that costs more to look into, about a second, is not compared."""
+"""Values in code that would take longer to encode, about a second, are not compared."""
 
 
 class TooLargeError(SerializationError):
-    """A value costs too much to look into."""
+    """A value would take too long to encode."""
 
 
 class Node(NamedTuple):
-    """How a value is made: what kind it is, and its parts."""
+    """The description of a value: its kind and its parts."""
 
     tag: str
     children: Sequence[Any]
@@ -157,7 +157,7 @@ class Encoder:
         return result
 
     def _enter(self, value: Any) -> bytes | None:
-        """Return the bytes of a value, or open a frame for it and give None."""
+        """Return the bytes of a value; or open a frame for it, and return None."""
         kind = type(value)
         if kind in ATOMS:
             return atom(value)
@@ -193,7 +193,7 @@ class Encoder:
         return result
 
     def _spend(self, value: Any, kind: type) -> None:
-        """Count what looking into a value costs, about three microseconds to the unit."""
+        """Count the work of encoding a value; a unit is about three microseconds."""
         if kind in _FLAT:
             self._left -= 1 + len(value) / 20
         else:
@@ -249,7 +249,7 @@ def _toilfn_class(module: str, name: str) -> tuple[type, ...]:
 
 
 def _flat(value: Any, kind: type) -> bytes | None:
-    """Encode a container of atoms quickly; None when it holds anything else."""
+    """Encode a container of atoms quickly; None if it contains anything else."""
     if kind is dict:
         if not (_ALL_ATOMS(map(type, value)) and _ALL_ATOMS(map(type, value.values()))):
             return None
@@ -268,7 +268,7 @@ def _sorted_text(value: Any, kind: type) -> str:
 
 
 def _by_name(item: Any) -> tuple[str, str, int, str]:
-    """Order a set in the same way in all processes, as far as what is in it has names: code is numbered by it."""
+    """Order a set in the same way in all processes, as far as its items have names: code is numbered in this order."""
     if type(item) in ATOMS:
         return type(item).__name__, "", 0, repr(item)
     name = getattr(item, "__qualname__", None)
@@ -332,7 +332,7 @@ def _describe_other(value: Any, kind: type) -> Node:
 
 
 def _describe_reduced(value: Any, kind: type) -> Node:
-    """Describe any other object by how it would be pickled."""
+    """Describe any other object by its pickled form."""
     reducer = copyreg.dispatch_table.get(kind)
     try:
         reduced: Any = reducer(value) if reducer is not None else value.__reduce_ex__(4)
@@ -369,7 +369,7 @@ def _describe_attributes(state: dict[Any, Any], cls: type | None = None) -> Node
 
 
 def _is_proxy(kind: type) -> bool:
-    """Return whether a type is one of wrapt's, whose objects look like what they wrap."""
+    """Return whether a type is a proxy of wrapt, whose objects look like those that they wrap."""
     return any(base.__name__ == "ObjectProxy" for base in kind.__mro__)
 
 

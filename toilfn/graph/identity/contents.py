@@ -1,4 +1,4 @@
-"""The contents of files and folders that are arguments: a file is read once, until its size, time or inode changes."""
+"""Identify files and folders by their contents; a file is read again only if its size, time or inode has changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from toilfn.graph.identity.canonical import DIGEST_SIZE
 __all__ = ["Tree", "TreeTooLargeError", "content_of", "tree_of"]
 
 _WORTH_KEEPING = 2**20
-"""Bytes: smaller files are read as quickly as they are looked up."""
+"""Bytes: reading a smaller file takes no longer than looking it up."""
 
 _SETTLED = 2 * 10**9
-"""Nanoseconds: a file that was written a shorter time ago may be written again without another time."""
+"""Nanoseconds: a file that was written more recently may be written again without a change of its time."""
 
 _MOST_FILES = 10_000
 _MOST_BYTES = 8 << 30
-"""A folder with more in it is not compared: to read it would take minutes where disks are slow."""
+"""Bytes: a larger folder is not compared, since reading it could take minutes."""
 
 _TABLE = "CREATE TABLE IF NOT EXISTS contents (path TEXT PRIMARY KEY, state TEXT, digest TEXT)"
 
@@ -91,7 +91,7 @@ class Tree(NamedTuple):
 
 
 class TreeTooLargeError(Exception):
-    """A folder holds too much to be compared; the message says how much."""
+    """A folder is too large to be compared; the message says how large it is."""
 
 
 def tree_of(folder: Path) -> Tree:
@@ -119,7 +119,7 @@ def tree_of(folder: Path) -> Tree:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Find all that is below a folder, with its status, until it is too much."""
+    """Yield everything below a folder, with its status, until it is too much."""
     stack, count, size = [""], 0, 0
     while stack:
         below = stack.pop()
@@ -150,7 +150,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _entry(path: Path, status: os.stat_result) -> str:
-    """Return what stands for one name in a folder."""
+    """Return the text that stands for one name in a folder."""
     if stat.S_ISREG(status.st_mode):
         return _content(path, status)
     if os.path.islink(path):

@@ -1,4 +1,4 @@
-"""The behaviour of a function: its code and all of the user's own code that it leads to.
+"""Identify the behaviour of a function: its code, and all of the user's own code that it uses.
 
 Functions, classes and modules that are the user's own are *units*. `Reach` starts at one and follows names,
 attributes, closures, defaults and imports to all others; each unit adds a part, and the identity is the digest of all
@@ -34,7 +34,7 @@ from toilfn.graph.structure import ATOMS
 __all__ = ["NOT_COMPARED", "Analysis", "Import", "Reach", "analyse", "part_text"]
 
 _NOT_BEHAVIOUR = frozenset({"__doc__", "__firstlineno__", "__static_attributes__"})
-"""Names that class and module bodies store for people."""
+"""Names in the bodies of classes and modules that are for human readers."""
 
 _IGNORED = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "RESUME"})
 _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
@@ -58,14 +58,14 @@ class Import(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """A code object and all code inside of it."""
+    """The names in a code object and in all code inside it."""
 
     digest: bytes
     names: tuple[tuple[str, ...], ...]
     """The global names it reads, each with the attributes taken from it at once: ``("np", "linalg", "norm")``."""
     imports: tuple[Import, ...]
     lookups: tuple[str, ...]
-    """Functions it uses that find code or values by names that it computes."""
+    """Functions it uses that find code or values by computed names."""
 
 
 @functools.lru_cache(4096)
@@ -171,7 +171,7 @@ _CONSTANTS: tuple[type, ...] = (
 
 
 NOT_COMPARED = "not compared "
-"""The beginning of the names of parts that say what could not be looked into; they are not in a digest."""
+"""How the names of the parts begin that say what could not be examined; these parts are not in a digest."""
 
 _OF_PYTHON = frozenset(
     {"__name__", "__file__", "__package__", "__spec__", "__loader__", "__builtins__", "__cached__", "__path__",
@@ -211,7 +211,7 @@ class _Module(NamedTuple):
 
 
 class Reach:
-    """All of the user's own code that an object leads to.
+    """Collects all of the user's own code that an object uses.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ class Reach:
         self._encoder = Encoder(_refuse_promise, self._code, unseen=self._note)
 
     def follow(self, value: Any) -> bytes:
-        """Follow an object whatever it is; give the bytes that stand for it.
+        """Follow any object, and return the bytes that stand for it.
 
         Raises
         ------
@@ -271,7 +271,7 @@ class Reach:
         value : object
             Code, or anything that leads to code, or a plain value.
         place : str
-            What to call the value where it, or a part of it, cannot be looked into.
+            The name for the value in a message if it, or a part of it, cannot be examined.
         """
         if type(value) in ATOMS:
             return atom(value)
@@ -294,7 +294,7 @@ class Reach:
         return encoded
 
     def _note(self, place: str, what: str) -> None:
-        """Note what could not be looked into, unless it belongs to an installed decorator."""
+        """Note an object that could not be examined, unless it belongs to an installed decorator."""
         self._follows += 1  # another function has to note this, too
         if not self._is_quiet:
             self.parts[NOT_COMPARED + place] = what
@@ -310,7 +310,7 @@ class Reach:
         self.finish()
 
     def finish(self) -> None:
-        """Follow everything that was found on the way."""
+        """Follow all objects that were found on the way."""
         while self._queue:
             unit, label = self._queue.popleft()
             self._is_quiet = isinstance(unit, types.FunctionType) and _is_of_installed_code(unit)
@@ -318,7 +318,7 @@ class Reach:
             self.parts[label] = self._before(label, content) if isinstance(unit, type) else content
 
     def _before(self, label: str, now: str) -> str:
-        """Return a part as it was when the graph was built, where its name can mean nothing else."""
+        """Return a part as it was when the graph was built, if its name is unambiguous."""
         if "<locals>" in label or f"{label} (2)" in self._fixed:
             return now
         return self._fixed.get(label, now)
@@ -414,7 +414,7 @@ class Reach:
                 yield name[: taken + 1], self._named(f"{full}.{name[taken]}", vars(value)[name[taken]])
 
     def _named(self, name: str, value: Any) -> bytes:
-        """Follow what a global name stands for; values are parts of their own."""
+        """Follow the object that a global name stands for; values are parts of their own."""
         encoded = self.add(value, name)
         if isinstance(value, (*_CODE, *_task_classes())) or _is_installed_method(value):
             return encoded
@@ -452,7 +452,7 @@ class Reach:
 
 
 def part_text(value: Any, encoded: bytes) -> str:
-    """Write a value for `toilfn explain`: as Python does when that is short, else its digest."""
+    """Write a value for `toilfn explain`: its `repr` if that is short, otherwise its digest."""
     if type(value) in ATOMS:
         text = atom(value).decode()
         if len(text) <= _LONGEST_TEXT:
@@ -522,7 +522,7 @@ def _label_in(module: str | None, name: str) -> str:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """Return names for objects that have the same one."""
+    """Return distinct names for objects that have the same name."""
     yield name
     yield from (f"{name} ({number})" for number in count(2))
 

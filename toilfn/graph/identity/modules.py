@@ -1,4 +1,4 @@
-"""Which modules are the user's own (neither Python's, nor installed, nor toilfn), and which of them travel by value."""
+"""Find the modules that are the user's own (not of Python, installed, or toilfn), and those that travel by value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 _SEVERAL = ("site-packages", "dist-packages")
 _EVERYWHERE = ("toilfn", "builtins", "__main__", "sitecustomize", "usercustomize")
-"""Modules that each machine has its own of; Debian's ``sitecustomize`` is below ``/etc``."""
+"""Modules of which each machine has its own; Debian's ``sitecustomize`` is below ``/etc``."""
 
 
 def is_own(name: str | None) -> bool:
@@ -75,7 +75,7 @@ _SINGLEDISPATCH: CodeType = vars(functools)["singledispatch"](len).__code__
 
 @functools.cache
 def path_is_own(path: str) -> bool:
-    """Return whether a file is outside of every place that installed modules live in."""
+    """Return whether a file is outside all places of installed modules."""
     if path.startswith("<frozen "):
         return False
     folder, name = os.path.split(path)
@@ -132,7 +132,7 @@ def _find_spec(name: str) -> ModuleSpec | None:
 
 
 def take_modules_by_value() -> None:
-    """Have what comes from modules that no other process can import travel by value.
+    """Pickle the contents of modules that no other process can import by value.
 
     These are modules that were made in memory, or loaded from a path under a name that leads to no file.
     """
