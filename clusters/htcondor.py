@@ -418,7 +418,7 @@ HOLDS: dict[tuple[int, int | None], Verdict] = {
     (21, 104): ended(Cause.ERROR, "held by the policy of the node, exceeding its disk space", _HOLD),
     (22, None): ended(Cause.LOST, "its event log could not be opened", _HOLD),
     (23, None): ended(Cause.LOST, "its user's account is not available", _HOLD),
-    (24, None): ended(Cause.LOST, "there is no suitable shadow", _HOLD),
+    (24, None): ended(Cause.LOST, "no shadow daemon suits the job", _HOLD),
     (25, None): ended(Cause.ERROR, "its cron times are not valid", _HOLD),
     (26, None): ended(Cause.ERROR, "held by the policy of the site", _HOLD),
     (26, 102): ended(Cause.MEMORY, "held by the policy of the site, exceeding its memory", _HOLD),
@@ -506,7 +506,7 @@ EVENTS: dict[str, Verdict] = {
 
 
 def json_ads(text: str) -> list[dict[str, Any]] | None:
-    """Parse the output of ``condor_q -json``, which is empty if there are no jobs; None if it is not valid."""
+    """Parse the output of ``condor_q -json``, which is empty without jobs; return None if it is not valid JSON."""
     if not text.strip():
         return []
     for ads in json_values(text):

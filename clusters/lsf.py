@@ -301,7 +301,7 @@ SIGNALS: dict[int, Verdict] = {
 
 
 def json_records(text: str, is_absent: bool = False) -> list[Any] | None:
-    """Parse the output of ``bjobs -json``; None if it is not valid.
+    """Parse the output of ``bjobs -json``; return None if it is not valid JSON.
 
     The output may be empty if there are no jobs. If bjobs has said that it knows no such job (`is_absent`), the output
     may consist only of notices of the site.

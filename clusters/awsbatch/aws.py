@@ -151,7 +151,7 @@ def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
     elif code in _QUOTA:
         hint = "request a higher quota from AWS for this account and region, or use fewer resources"
     elif code in _TAKEN:
-        hint = "something else has this name: choose another one, or remove what has it if nobody needs that"
+        hint = "another resource has this name: choose another name, or remove that resource if it is not needed"
     else:
         hint = None
     return AmazonRefusalError(text, code, hint)

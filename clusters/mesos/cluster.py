@@ -509,7 +509,7 @@ class MesosSettings(ContainerSettings, total=False):
     principal, secret : str
         Principal and secret for basic authentication. Default: ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
     user : str
-        User who runs the jobs on the nodes. Default: the current user.
+        The user as whom jobs run on the nodes. Default: the current user.
     attributes : mapping of str to str
         Attributes that agents must have. Agents whose attribute ``preemptible`` is true get only preemptible tasks.
     failover_timeout : str or float

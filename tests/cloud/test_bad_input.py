@@ -216,7 +216,7 @@ def test_a_name_that_somebody_else_has_at_aws(aws, launched, own):
     own(amazon, aws, remove=False)
     status, shown = launched(aws_text(aws), "launch", aws)
     assert status == 1
-    assert "something else has this name: choose another one" in shown
+    assert "another resource has this name: choose another name" in shown
     if "what exists now: nothing" not in shown:
         assert launched(aws_text(aws), "destroy", aws)[0] == 0
     own(amazon, aws, remove=True)  # it was left alone
@@ -410,7 +410,7 @@ def test_a_name_that_somebody_else_has_at_google(google, launched, kind, name, t
     getattr(google, kind)[name] = dict(there)
     status, shown = launched(google_text(), "launch", "lab")
     assert status == 1
-    assert "something else has this name: choose another one" in shown
+    assert "another resource has this name: choose another name" in shown
     assert launched(google_text(), "destroy", "lab")[0] == 0
     assert getattr(google, kind) == {name: there}  # it was left alone
     assert test_google.everything(google) == [str(name)]

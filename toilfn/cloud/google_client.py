@@ -194,7 +194,7 @@ def refusal(subject: str, code: str, message: str, status: int = 0) -> ClusterEr
     elif status == 403:
         hint = "grant this user the permission (see toilfn cluster policy --cloud google), or use other credentials"
     elif code in _TAKEN:
-        hint = "something else has this name: choose another one, or remove what has it if nobody needs that"
+        hint = "another resource has this name: choose another name, or remove that resource if it is not needed"
     elif code in CAPACITY:
         hint = "name further zones or machine types, or try again later"
     return GoogleRefusalError(text, code, status, hint)

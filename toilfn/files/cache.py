@@ -5,7 +5,7 @@ same file system; its content was checked against its digest when the entry was 
 into the store needs no entry: its state is checked. A task gets hard links to entries in its own temporary directory,
 or copies where hard links are impossible. The links count as its use, and disappear with that directory.
 
-`offer` and `take` share files with other users by a directory for all. Nothing in it is believed, since the owner of a
+`offer` and `take` share files with other users in a common directory. Nothing in it is trusted, since the owner of a
 file can alter it at any time: a file is copied into the user's own cache, and then the digest of the copy is checked.
 """
 
@@ -53,7 +53,7 @@ _log = logging.getLogger("toilfn.files")
 
 
 def offer(store: Store, ref: BlobRef, entry: Path) -> None:
-    """Let other users have a file of this user's cache: by a hard link, which goes with the file."""
+    """Let other users have a file of this user's cache, by a hard link that is removed with the file."""
     place = _place(store, ref)
     if place is None:
         return
@@ -122,7 +122,7 @@ def place(
     mutable: bool = False,
     modified: int | None = None,
 ) -> None:
-    """Put a blob's content at a path; directories on the way are made.
+    """Put a blob's content at a path, and create missing directories.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def place(
     target : Path
         Gets a hard link to the cache's copy; a copy where the file system has none, or the cache no room.
     executable : bool
-        Whether the file must be one that can be executed.
+        Whether the file must be executable.
     mutable : bool
         Make a private copy, which may be changed.
     modified : int, optional
@@ -166,7 +166,7 @@ def place(
         except FileNotFoundError:
             if content.exists():
                 raise
-            # It was evicted just now: again.
+            # It was evicted just now, so try again.
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def borrowed(store: Store, ref: BlobRef, *, executable: bool = False, modified: 
 
 
 def process_dir() -> Path:
-    """Build a directory that stays until this process ends, however it ends."""
+    """Create a directory that stays until this process ends, however it ends."""
     return _scratch(os.getpid()).new_dir()
 
 
@@ -238,7 +238,7 @@ def _directory(store: Store) -> Path:
 
 
 def _content(store: Store, ref: BlobRef, executable: bool, modified: int | None) -> Path | None:
-    """Return the verified file of an entry, which is made if need be; None if there is no room for it."""
+    """Return the verified file of an entry, and create it if necessary; None if there is no room for it."""
     entry = _directory(store) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
     linked = store.linked_file(ref)
     if linked is not None and _can_be_linked(linked, entry.parent):
@@ -289,7 +289,7 @@ def _is_linkable(origin: Path, directory: Path, executable: bool, modified: int 
 
 
 def _can_be_linked(source: Path, directory: Path) -> bool:
-    """Return whether there can be hard links to a file in a directory: not on other file systems, nor to any file."""
+    """Return whether a directory can have hard links to a file: not every file system, nor every file, allows them."""
     trial = directory / f".0.{secrets.token_hex(8)}"
     try:
         os.link(source.resolve(), trial)

@@ -1,4 +1,4 @@
-"""Digests of large files that this user's processes on this machine have computed: each file is read once.
+"""Keep digests of large files that this user's processes on this machine have computed, so that each is read once.
 
 Files are known by device, inode, size and time of modification, objects of buckets by their ETags or generations, in
 one small database of the work directory. It is only
@@ -24,13 +24,13 @@ from toilfn.stores.references import Source
 __all__ = ["check_once", "digest_of_object", "hash_once", "remember", "remember_object", "sha1_once"]
 
 _LEAST = 2**20
-"""Bytes of a file whose digest is kept: smaller ones are read more quickly than the database."""
+"""The least bytes of a file whose digest is kept: reading a smaller one is quicker than the database."""
 
 _MOST = 100_000
 """How many digests are kept."""
 
 _RECENT = 2 * 10**9
-"""Nanoseconds since the last change of a file in which a further change might have the same time."""
+"""Nanoseconds after the last change of a file within which a further change might have the same time."""
 
 
 def check_once(ref: BlobRef, path: Path, where: str) -> None:
@@ -109,7 +109,7 @@ def _suffix(algorithm: str) -> str:
 
 
 def _key(path: Path, algorithm: str) -> str | None:
-    """Return what a file is known by; None for one that was changed just now.
+    """Return the key of a file in the database; None for one that was changed just now.
 
     The time of a writable file can be set back after a change, but its ctime cannot. The store's own files are
     read-only, and their ctime changes whenever a task gets a link to them.

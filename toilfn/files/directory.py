@@ -18,7 +18,7 @@ __all__ = ["Directory", "arranged", "gather"]
 class Directory:
     """An immutable tree of files in a job store.
 
-    Tasks take and return it like any other value. Directories are made by `toilfn.import_directory`,
+    Tasks take and return it like any other value. Directories are created by `toilfn.import_directory`,
     and of paths of directories below the task's ``temp_dir`` that it returns. It can be iterated:
     that gives its entries, sorted by name. ``directory["sub/name"]`` is one of them, or of theirs.
 
@@ -60,12 +60,12 @@ class Directory:
         return found
 
     def walk(self) -> Iterator[tuple[str, File | Directory]]:
-        """Iterate over all that is in it, at any depth, as pairs of relative path and entry; directories come first.
+        """Iterate over its content, at any depth, as pairs of relative path and entry; directories come first.
 
         Raises
         ------
         InputError
-            If the name of an entry is not one for a file, such as ``..``.
+            If the name of an entry is not a valid file name, such as ``..``.
         """
         for entry in self.entries:
             confined.single(entry.name)
@@ -120,7 +120,7 @@ class Directory:
 
 
 def gather(path: Path, name: str, put: Callable[[Path], File], above: tuple[Path, ...] = ()) -> Directory:
-    """Build a `Directory` of a local one; links in it are followed.
+    """Build a `Directory` from a local one; links in it are followed.
 
     Parameters
     ----------
@@ -129,9 +129,9 @@ def gather(path: Path, name: str, put: Callable[[Path], File], above: tuple[Path
     name : str
         Its name.
     put : callable
-        Makes a `File` of a path.
+        Turns a path into a `File`.
     above : tuple of Path
-        The directories it is in, as far as they belong to the tree.
+        The directories of the tree that contain it.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def gather(path: Path, name: str, put: Callable[[Path], File], above: tuple[Path
 
 
 def arranged(name: str, found: Mapping[str, File | None]) -> Directory:
-    """Build a `Directory` of files by their relative paths; None stands for a directory, which may be empty."""
+    """Build a `Directory` from files by their relative paths; None stands for a directory, which may be empty."""
     folders: dict[str, dict[str, File | Directory]] = {"": {}}
     for path, file in found.items():
         if file is None:

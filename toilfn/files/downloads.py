@@ -1,4 +1,4 @@
-"""A cache of results that take long to compute and depend on installed packages only, for the user's next process.
+"""Cache results that take long to compute and depend only on installed packages, for the user's next process.
 
 It is in the user's cache directory (``XDG_CACHE_HOME``, else ``~/.cache``; XDG Base Directory Specification 0.8). What
 others can write is not believed.
@@ -18,7 +18,7 @@ __all__ = ["CachedFile", "user_cache_dir"]
 
 
 def user_cache_dir() -> Path:
-    """Return the directory of all that is kept for this user."""
+    """Return the directory of everything that is kept for this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toilfn"
 
 
@@ -30,7 +30,7 @@ class CachedFile:
     name : str
         The kind of its content; a path below ``toilfn``.
     *packages : str
-        Those that decide what it is: another version of one has another file.
+        The packages on which it depends: another version of one has another file.
     """
 
     def __init__(self, name: str, *packages: str) -> None:
@@ -39,7 +39,7 @@ class CachedFile:
         self._path = user_cache_dir() / f"{name}-{digest}"
 
     def read(self) -> bytes | None:
-        """Return the content, if there is one that only this user could have written."""
+        """Return the content, if only this user could have written it."""
         try:
             with self._path.open("rb") as stream:
                 found = os.fstat(stream.fileno())
@@ -48,7 +48,7 @@ class CachedFile:
             return None
 
     def write(self, content: bytes) -> None:
-        """Keep a content, if the directory can be written."""
+        """Store a content, if the directory is writable."""
         with suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False) as stream:

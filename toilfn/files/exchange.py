@@ -50,7 +50,7 @@ _THREADS = 16
 """How many files a task exports at the same time."""
 
 _LISTED = 100
-"""From how many files on the directory that they go to is listed, instead of requesting each of them."""
+"""The number of files from which their target directory is listed, instead of a request for each file."""
 
 Link = Literal["copy", "reflink", "hard", "symlink", "reference"]
 
@@ -63,9 +63,9 @@ def import_file(
     local: bool = True,
     checksum: bool = False,
 ) -> File:
-    """Bring a file into the job store.
+    """Import a file into the job store.
 
-    In a script this makes a task and returns its promise; the file is imported again when
+    In a script this creates a task and returns its promise; the file is imported again when
     the source has changed since. Inside a task it is done at once.
 
     Parameters
@@ -140,9 +140,9 @@ def input(path: str | os.PathLike[str]) -> Path:
 def import_files(
     pattern: str | os.PathLike[str], *, link: Link | None = None, local: bool = True, checksum: bool = False
 ) -> list[File]:
-    """Bring all files that match a pattern into the job store, several at a time.
+    """Import all files that match a pattern into the job store, several at a time.
 
-    In a script this makes a task for each file and returns the promise of the list; inside a
+    In a script this creates a task for each file and returns the promise of the list; inside a
     task it is done at once.
 
     Parameters
@@ -180,9 +180,9 @@ def import_directory(
     local: bool = True,
     checksum: bool = False,
 ) -> Directory:
-    """Bring a directory into the job store, with all that is in it.
+    """Import a directory into the job store, with all its content.
 
-    In a script this makes a task and returns its promise; the directory is imported again when
+    In a script this creates a task and returns its promise; the directory is imported again when
     a file in it has changed since. Inside a task it is done at once. Links in it are followed.
     A large directory that is not on this machine is downloaded by several tasks, each for at most 500 files or 256 MiB,
     at the same time; a resume does not repeat those that are done.
@@ -281,7 +281,7 @@ def _export_file(file: File, target: str, move: bool) -> str:
 
 
 def _planned(files: Sequence[Any], target: str) -> tuple[list[str], list[_Copy]]:
-    """Return where each file or directory of a list goes, and which files go where; make the directories."""
+    """Return the targets of the files and directories of a list, and of all files; create the directories."""
     names: set[str] = set()
     places: list[str] = []
     copies: list[_Copy] = []
@@ -307,7 +307,7 @@ def _planned(files: Sequence[Any], target: str) -> tuple[list[str], list[_Copy]]
 
 
 def _planned_below(directory: Directory, target: str) -> Iterator[_Copy]:
-    """Iterate over the files of a directory with their targets; make the directories."""
+    """Iterate over the files of a directory with their targets; create the directories."""
     transfer.make_directory(target)
     for path, entry in directory.walk():
         if isinstance(entry, Directory):
@@ -330,7 +330,7 @@ def _grouped(entries: Sequence[T], size_of: Callable[[T], int]) -> list[list[T]]
 
 
 def _present(copies: Sequence[_Copy], url: str) -> set[str] | None:
-    """Return the targets at which there is something, if a listing is cheaper than requesting each; else None."""
+    """Return the targets that exist, if a listing is cheaper than a request for each; otherwise None."""
     names = trees.names_below(url) if len(copies) >= _LISTED else None
     return None if names is None else {target for _, target in copies if _name_below(target, url) in names}
 
@@ -354,7 +354,7 @@ class Exports:
     move : bool
         Leave links in the store, as `export` does.
     present : set of str, optional
-        The targets at which there is something: their content is checked. By default all are.
+        The targets that exist: their content is checked. By default, all are checked.
     """
 
     def __init__(self, *, move: bool = False, present: set[str] | None = None) -> None:
@@ -467,7 +467,7 @@ def leave_behind(file: File, target: str) -> None:
 
 
 def left(file: File) -> str:
-    """Return where a file is in its store: a path, or a URL."""
+    """Return the place of a file in its store: a path, or a URL."""
     store = store_of(file)
     return str(store.local_file(file.ref) or store.blob_url(file.ref))
 
@@ -489,7 +489,7 @@ def _check_link(link: str | None) -> None:
         raise InputError(f"link={link!r} is unknown", hint="choose from copy, reflink, hard, symlink and reference")
 
 
-# The parameter `state` is not used: it makes another task of another state of the source or target.
+# The parameter `state` is not used: it gives the task another identity when the source or target has changed.
 @task(local=True, name="import_file", version="2")
 def _import(url: str | os.PathLike[str], name: str | None, link: str | None, state: str | None, checksum: bool) -> File:
     return needed_task_files("import_file").import_url(url, name, link, checksum=checksum)

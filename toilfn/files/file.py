@@ -1,4 +1,4 @@
-"""Files of a workflow: the handle, and what a user calls to make files."""
+"""Files of a workflow: the handle, and the functions that create files."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _SAME = "="
 
 
 class held_by:  # noqa: N801  # used as a function; a generator takes longer, and every task needs this
-    """Let the files in payloads that are written and read in the block be in the store that holds the payloads.
+    """Resolve the files in payloads that are written and read in the block to the store that holds the payloads.
 
-    The address of such a file is that of the store where it is read: a copy of a store is a store of its own.
+    The address of such a file is that of the store from which it is read: a copy of a store is a separate store.
     """
 
     __slots__ = ("_store", "_token")
@@ -72,7 +72,7 @@ def _held_url() -> str:
 
 
 def current_task_files() -> TaskFiles | None:
-    """Return the files of the task that is running here; None outside of tasks."""
+    """Return the files of the task that runs in this context; None outside tasks."""
     return cast("TaskFiles | None", current_files())
 
 
@@ -127,7 +127,7 @@ class File:
     executable : bool
         Whether its owner may execute it.
     modified : int or None
-        When the file that it was made of was last written to, in nanoseconds since 1970: its local copies and exports
+        When its source was last written to, in nanoseconds since 1970: its local copies and exports
         have that time, so that an index does not look older than what it is about. None where it is not known.
     source : str
         The path of the file that it is a link to, if it was linked into the store; the URL of an object that was
@@ -243,7 +243,7 @@ class File:
         encoding : str, optional
             Of text; UTF-8 by default.
         errors : str
-            What to do with bytes that the encoding has not, as of `open`.
+            How to handle bytes that are not valid in the encoding, as for `open`.
 
         Returns
         -------
@@ -342,7 +342,7 @@ def open_write(
     encoding : str
         Of text.
     errors : str
-        What to do with letters that the encoding has not, as of `open`.
+        How to handle characters that the encoding lacks, as for `open`.
     cleanup : bool
         Delete the `File` when the task, and all that it led to, is done.
     seekable : bool
@@ -351,8 +351,8 @@ def open_write(
     Returns
     -------
     context manager
-        Gives an open file. When the block has ended well, the open file's attribute ``file`` is
-        the `File`; when it raised, nothing is kept.
+        Returns an open file. When the block has ended without an error, the open file's attribute ``file``
+        is the `File`; otherwise nothing is kept.
 
     Raises
     ------
@@ -363,7 +363,7 @@ def open_write(
 
 
 def files_in(value: Any) -> list[File]:
-    """Find the files that a value refers to, wherever in it they are, each once."""
+    """Return the files in a value, at any depth, each once."""
     if type(value) in ATOMS:
         return []
     finder = _Finder()
@@ -372,12 +372,12 @@ def files_in(value: Any) -> list[File]:
 
 
 def holds_files(value: Any) -> bool:
-    """Return whether there is a file in a value, wherever in it."""
+    """Return whether a value contains a file, at any depth."""
     return bool(files_in(value))
 
 
 class _Finder(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
-    """Pickles into nothing, and notes the files on the way."""
+    """Collects the files in a value by pickling it, and discards the bytes."""
 
     def __init__(self) -> None:
         super().__init__(_Nowhere(), 5, buffer_callback=lambda buffer: None)
@@ -395,12 +395,12 @@ class _Nowhere:
 
 
 def needed_task_files(what: str) -> TaskFiles:
-    """Return the session of the task that is running here.
+    """Return the files of the task that runs in this context.
 
     Raises
     ------
     InputError
-        If there is none; names what was called.
+        If no task is running; names the function that was called.
     """
     session = current_task_files()
     if session is None:
@@ -412,7 +412,7 @@ def needed_task_files(what: str) -> TaskFiles:
 
 
 def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
-    """Return the path for a local copy: where the user wants it, or a new one that ends with the task or script."""
+    """Return the path for a local copy: the user's, or a new one that is removed with the task or script."""
     session = current_task_files()
     if session is not None:
         return session.new_place(own_name, name)
@@ -445,7 +445,7 @@ def _naming(file: File) -> Iterator[None]:
 
 
 def store_of(file: File) -> stores.Store:
-    """Return the store a file is in: the running task's, or the one it was made in by another workflow."""
+    """Return the store of a file: the running task's, or that of the workflow that created the file."""
     session = current_task_files()
     if session is not None and file.store in ("", session.store.url):
         return session.store
@@ -487,7 +487,7 @@ class Pipe:
         self._thread.start()
 
     def finish(self) -> None:
-        """End the thread, after the program has ended; the program need not have read all, or anything.
+        """End the thread after the program has ended, which need not have read everything.
 
         Raises
         ------

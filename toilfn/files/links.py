@@ -78,12 +78,12 @@ def _replace_by_link(entry: Path, path: Path, link: str) -> None:
 
 
 def _share_blocks(path: Path, draft: Path) -> None:
-    """Create a file of its own, for reading, that shares all blocks of another one.
+    """Create a separate file, for reading, that shares all blocks of another one.
 
     Raises
     ------
     OSError
-        If the file system has no such files, or they are on two.
+        If the file system cannot share blocks, or the files are on two file systems.
     """
     with path.open("rb") as source, draft.open("xb") as target:
         if not clone(source, target):

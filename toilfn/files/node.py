@@ -1,10 +1,10 @@
-"""The files that runs leave on this machine, and their removal when no process of these runs is left here.
+"""Keep a record of the files that runs leave on this machine, and remove them when no process of the run is left.
 
 Each process that works for a store holds a shared lock on a file of this store for as long as it lives, however it
-ends. A process that gets the lock alone knows that no other one uses what the run has left: copies of files, unpacked
-code and container images. So nothing of a living process is ever removed. The rest is removed a day after the last
-process has left, so that a user who edits a script and runs it again finds files and images here. Files of a store
-that is gone are removed at once.
+ends. A process that gets the lock alone knows that no other one uses the files of the run: copies of files, unpacked
+code and container images. So no file of a living process is ever removed. The others are removed a day after the last
+process has ended, so that a user who edits a script and runs it again finds files and images here. Files of a store
+that no longer exists are removed at once.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _images(folder: Path) -> dict[tuple[str, ...], bool]:
 
 
 def leave() -> None:
-    """Release this process's locks, and remove what is due and no other process uses."""
+    """Release this process's locks, and remove the files that are due and that no other process uses."""
     left = [folder for folder in _own() if _release(folder)]
     for folder in left:
         _remove_due(folder, _due)
@@ -226,7 +226,7 @@ def _release(folder: Path) -> bool:
 
 
 def clean(queued: Collection[str] | None = None) -> None:
-    """Remove what runs have left here whose last process has gone, and whose time has come.
+    """Remove the files that runs have left here, if their last process has ended and their time has passed.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def clean(queued: Collection[str] | None = None) -> None:
 
 
 def remove(url: str, *, images: bool = True) -> bool:
-    """Remove what the runs of a store have left here; return whether no process still uses it.
+    """Remove the files that the runs of a store have left here; return False if a process still uses them.
 
     Parameters
     ----------
@@ -266,14 +266,14 @@ def remove(url: str, *, images: bool = True) -> bool:
 
 
 class _Due(NamedTuple):
-    """The parts of what a run has left that can be removed."""
+    """Which kinds of a run's files can be removed."""
 
     files: bool
     images: bool
 
 
 def _remove_due(folder: Path, due: Callable[[Path, _Run], _Due]) -> bool:
-    """Remove what is due of a run that no process uses; return whether something was removed."""
+    """Remove the due files of a run that no process uses; return whether any were removed."""
     with locked_alone(folder / "lock") as is_alone:
         if not is_alone:
             return False

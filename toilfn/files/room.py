@@ -1,9 +1,9 @@
-"""Room in the node's cache: its size limit, and what goes when something new must fit in.
+"""Keep the node's cache within its size limit: remove old files to make room for new ones.
 
 All processes of a user on this machine share one directory. Locks keep them in step: one for the
 count of bytes in use, and one of many for each file that is being brought in. The system gives up
-the locks of a process that dies. Where there are no locks, the worst that happens is that a file is
-brought in twice or the limit is passed: what a task uses is safe, since it has a link or a copy of its own.
+the locks of a process that dies. On a file system without locks, a file may be
+brought in twice or the limit be exceeded, but no task loses its files, since each has links or copies of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIMIT_VARIABLE = "TOILFN_CACHE_SIZE"
 """The environment variable with the most bytes that the cache may take, such as ``100G``; 0 for no cache."""
 
 AGE_VARIABLE = "TOILFN_CACHE_AGE"
-"""The environment variable with the time after which a copy that no task has used goes, such as ``10d``."""
+"""The environment variable with the time after which an unused copy is removed, such as ``10d``."""
 
 _AGE = "30d"
 _INTERVAL = 3600.0
@@ -69,7 +69,7 @@ def cache_dir() -> Path:
 
 
 def _state() -> Path:
-    """Return the directory of what keeps the processes in step."""
+    """Return the directory of the locks and counts that keep the processes in step."""
     directory = state_dir() / "files"
     directory.mkdir(exist_ok=True)
     return directory
@@ -88,7 +88,7 @@ def limit() -> int:
 
 
 def longest() -> float:
-    """Return after how many seconds without use a copy goes.
+    """Return the seconds without use after which a copy is removed.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def filling(entry: Path) -> Iterator[None]:
 
 
 def draft_dir(entry: Path, size: int) -> Path:
-    """Return the directory in which an entry of so many bytes is made; it counts as if it were whole."""
+    """Create the directory for a new entry of so many bytes, which count from now on."""
     return entry.with_name(f".{size}.{entry.name}")
 
 
@@ -132,13 +132,13 @@ def reserve(size: int) -> bool:
 
 
 def _read(ledger: Path) -> int:
-    """Read how much is in use: never too little, since what failed or was forgotten is not taken off."""
+    """Read how many bytes are in use: never too few, since failed and forgotten copies still count."""
     text = ledger.read_text()
     return int(text) if text.isdigit() else _evict(limit())
 
 
 def _is_recent(age: float) -> bool:
-    """Return whether copies that are too old were removed a short time ago; otherwise the caller must do it."""
+    """Return whether old copies were removed a short time ago; if not, the caller must remove them."""
     marker = _state() / "aged"
     with suppress(FileNotFoundError):
         if time.time() - marker.stat().st_mtime < min(_INTERVAL, age):
@@ -148,7 +148,7 @@ def _is_recent(age: float) -> bool:
 
 
 def _evict(most: int) -> int:
-    """Remove unused files until at most so many bytes are left; return how many are."""
+    """Remove unused files until at most so many bytes are left; return how many bytes are left."""
     drafts, entries = _scan()
     used = drafts + sum(entry.size for entry in entries)
     for entry in sorted(entries):
@@ -178,7 +178,7 @@ def trim(most: int, before: float) -> list[CacheEntry]:
 
 
 def _remove(most: int, before: float) -> tuple[list[CacheEntry], int]:
-    """Do what `trim` says; return also how many bytes are left."""
+    """Trim the cache as `trim` describes; return also how many bytes are left."""
     removed = []
     drafts, entries = _scan()
     used = drafts + sum(entry.size for entry in entries)
@@ -191,7 +191,7 @@ def _remove(most: int, before: float) -> tuple[list[CacheEntry], int]:
 
 
 def _scan() -> tuple[int, list[CacheEntry]]:
-    """List the cache's own copies, and sum up what is being brought in; what the dead left half-done goes."""
+    """List the cache's own copies, add up those that are being written, and remove parts that dead processes left."""
     drafts, entries = 0, []
     shared = _shared_files()
     for path in cache_dir().glob("*/*"):
@@ -213,7 +213,7 @@ def _scan() -> tuple[int, list[CacheEntry]]:
 
 
 def note_shared(directory: Path) -> None:
-    """Note a directory in which files of this cache are shared, so that they are found there when they go."""
+    """Note a directory in which files of this cache are shared, so that they can be removed there, too."""
     with _locked(_state() / "shared"):
         if str(directory.absolute()) not in _shared_dirs():
             with (_state() / "shared").open("a") as file:
@@ -227,7 +227,7 @@ def _shared_dirs() -> list[str]:
 
 
 def _shared_files() -> dict[tuple[int, int], Path]:
-    """Return this user's files in the directories in which files are shared, by device and inode."""
+    """Return this user's files in the shared directories, by device and inode."""
     found = {}
     for directory in _shared_dirs():
         with suppress(OSError), os.scandir(directory) as entries:

@@ -47,12 +47,12 @@ _PLACES = (
     "TOILFN_WORK_DIR", "TOILFN_COORDINATION_DIR", "TOILFN_CACHE_SHARED", "TOILFN_IMAGES", "TOILFN_CONDA",
     "TMPDIR", "TEMP", "TMP",
 )  # fmt: skip
-"""Environment variables that name folders which all tasks of a process use."""
+"""Environment variables that name folders for all tasks of a process."""
 
 _LOCK = ".lock"
 _NEW = ".new-"
 _MAKING = 60.0
-"""Seconds: a directory that has not got its own name by then belongs to the dead."""
+"""Seconds: a directory that has not been renamed by then was left by a dead process."""
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Deferred:
         self.cancel()
 
     def cancel(self) -> None:
-        """Do not make the call."""
+        """Cancel the call."""
         self.is_over = True
         if self.file is not None:
             with suppress(OSError):
@@ -88,7 +88,7 @@ class Deferred:
 class OwnDirectory:
     """An empty directory that an attempt may fill, open so that a worker enters it quickly.
 
-    Most tasks leave it empty, and the next attempt can have it too: to make and remove one takes longer than such a
+    Most tasks leave it empty, and the next attempt can use it, too: creating and removing one takes longer than such a
     task. Its time of change is set to 0: any other one shows that something was put in or taken out.
     """
 
@@ -99,7 +99,7 @@ class OwnDirectory:
         self._mode = os.fstat(self.fd).st_mode
 
     def is_untouched(self) -> bool:
-        """Return whether nothing was ever put into it, nor its mode changed."""
+        """Return whether nothing was ever put into it, and its mode is unchanged."""
         try:
             found = os.fstat(self.fd)
         except OSError:  # the task has closed all descriptors that it could find
@@ -113,12 +113,12 @@ class OwnDirectory:
 
 
 class Scratch:
-    """The directory of one process; it is made when something is needed in it.
+    """The directory of one process; it is created when it is first needed.
 
     Parameters
     ----------
     base : Path, optional
-        Where all such directories of this user are; see `base_dir`.
+        The folder of all these directories of this user; see `base_dir`.
     """
 
     def __init__(self, base: Path | None = None) -> None:
@@ -129,11 +129,11 @@ class Scratch:
         self._spare: OwnDirectory | None = None
 
     def new_dir(self) -> Path:
-        """Build an empty directory that only this user can read."""
+        """Create an empty directory that only this user can read."""
         return Path(tempfile.mkdtemp(prefix="task-", dir=self._made()))
 
     def own_dir(self) -> OwnDirectory:
-        """Return an empty directory for an attempt to start in; `take_back` is for what was left untouched."""
+        """Return an empty directory in which an attempt starts; pass it to `take_back` if it stays untouched."""
         spare, self._spare = self._spare, None
         return OwnDirectory(self.new_dir()) if spare is None else spare
 
@@ -146,7 +146,7 @@ class Scratch:
         _remove(directory)
 
     def keep_dir(self, directory: Path, name: str) -> Path:
-        """Put a directory aside, for people to look at, and give its new place."""
+        """Move a directory aside, for people to look at, and return its new place."""
         aside = (self._base or base_dir()) / "kept"
         aside.mkdir(mode=0o700, exist_ok=True)
         plain = re.sub(r"[^\w.-]", "_", name)
@@ -156,7 +156,7 @@ class Scratch:
         return place
 
     def defer(self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deferred:
-        """Keep a call, on disk where it can be pickled."""
+        """Keep a call; if it can be pickled, keep it on disk, too."""
         deferred = Deferred(function, args, kwargs)
         try:
             data = pickle.dumps((sys.path, cloudpickle.dumps(deferred)))
@@ -171,7 +171,7 @@ class Scratch:
         return deferred
 
     def close(self) -> None:
-        """Build the calls that an attempt could not make because it was asked to end, and remove the directory."""
+        """Run the calls that an attempt could not run because it had to end, and remove the directory."""
         if self._spare is not None:
             self._spare.close()
             self._spare = None
@@ -206,7 +206,8 @@ def absolute_places() -> dict[str, str]:
 def base_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the directory that this user's workers share: in ``TOILFN_WORK_DIR``, else in the system's temporary one.
 
-    With a coordination directory it is one of those who share that: others may use the same work directory.
+    Workers with a common coordination directory have a folder of their own in it, since others may use the same work
+    directory.
 
     Parameters
     ----------
@@ -257,7 +258,7 @@ def _private(parent: Path, variable: str) -> Path:
 
 
 def _token(directory: Path) -> str:
-    """Return the name that is common to all workers that share a coordination directory, and to no others."""
+    """Return the name that all workers with one coordination directory have in common."""
     file = directory / "name"
     if not file.exists():
         draft = directory / f".name-{os.getpid()}"
@@ -269,14 +270,14 @@ def _token(directory: Path) -> str:
 
 
 def _lock_of(root: Path) -> Path:
-    """Return the file whose lock says that the process of a directory lives."""
+    """Return the file whose lock shows that the process of a directory is alive."""
     if "TOILFN_COORDINATION_DIR" in os.environ:
         return state_dir() / f"{root.name}.lock"
     return root / _LOCK
 
 
 def sweep(base: Path | None = None) -> None:
-    """Build the deferred calls of processes that died, and remove their directories."""
+    """Run the deferred calls of processes that died, and remove their directories."""
     for root in (base or base_dir()).iterdir():
         if _is_being_made(root):
             continue
@@ -288,7 +289,7 @@ def sweep(base: Path | None = None) -> None:
 
 
 def _is_being_made(root: Path) -> bool:
-    """Return whether a directory is so new that its maker may not have locked it yet."""
+    """Return whether a directory is so new that its process may not have locked it yet."""
     try:
         return root.name.startswith(_NEW) and time.time() - root.stat().st_mtime < _MAKING
     except FileNotFoundError:
@@ -297,7 +298,7 @@ def _is_being_made(root: Path) -> bool:
 
 @contextmanager
 def locked_alone(file: Path) -> Iterator[bool]:
-    """Try to lock a file; return whether no other process holds its lock, so that those who did are gone."""
+    """Try to lock a file; return whether no other process holds its lock, because those that did have ended."""
     try:
         fd = os.open(file, os.O_RDWR)
     except OSError:  # it is being made or removed

@@ -1,4 +1,4 @@
-"""The files of one attempt of a task: those that it made or deletes, and its local copies."""
+"""The files of one attempt of a task: those that it creates or deletes, and its local copies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["DIGEST_VARIABLE", "LINK_VARIABLE", "BinaryWriter", "TaskFiles", "TextWriter"]
 
 LINK_VARIABLE = "TOILFN_LINK_IMPORTS"
-"""The environment variable with the kind of link that an import makes that requests none itself."""
+"""The environment variable with the kind of link for imports that do not choose one themselves."""
 
 
 DIGEST_VARIABLE = "TOILFN_DIGEST"
@@ -50,16 +50,16 @@ class TaskFiles:
     store : Store
         Where new files go.
     temp_dir : callable
-        Gives the attempt's temporary directory; called when it is first needed.
+        Returns the attempt's temporary directory; called when it is first needed.
 
     Attributes
     ----------
     made : list of BlobRef
-        Every blob the attempt has put into the store. Garbage if the attempt is not committed.
+        All blobs that the attempt has put into the store; they are garbage if the attempt is not committed.
     deleted : list of str
-        Blobs that go when the attempt is committed.
+        Blobs that are removed when the attempt is committed.
     temporary : list of str
-        Blobs that go when the task, and all that it led to, is done.
+        Blobs that are removed when the task, and all that it led to, is done.
     """
 
     def __init__(self, store: Store, temp_dir: Callable[[], Path]) -> None:
@@ -139,7 +139,7 @@ class TaskFiles:
     def import_tree(
         self, url: str | os.PathLike[str], name: str | None = None, link: str | None = None, *, checksum: bool = False
     ) -> Directory:
-        """Put a directory at a URL into the store, with all that is in it; do what `toilfn.import_directory` says.
+        """Put a directory at a URL into the store, with all its content, as `toilfn.import_directory` describes.
 
         Raises
         ------
@@ -178,7 +178,7 @@ class TaskFiles:
         return [None if each.is_directory else self.put(folder / each.path, move=True) for each in entries]
 
     def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:
-        """Return the path for a local copy: where the user wants it, or a new place in the temporary directory."""
+        """Return the path for a local copy: the user's, or a new one in the temporary directory."""
         own_name = confined.single(own_name)
         return self._scratch("file") / own_name if name is None else self.temp_dir() / name
 
@@ -186,7 +186,7 @@ class TaskFiles:
     def writer(
         self, name: str, mode: str, encoding: str, errors: str, *, cleanup: bool, seekable: bool = False
     ) -> Iterator[BinaryWriter | TextWriter]:
-        """Do what `toilfn.open_write` says."""
+        """Open a new file of the store, as `toilfn.open_write` describes."""
         confined.single(name)
         if mode not in ("wb", "w"):
             raise InputError(
@@ -216,7 +216,7 @@ class TaskFiles:
             stream.file = self.put(draft, name, move=True, cleanup=cleanup)
 
     def _written(self, raw: _Hashed, blob: str, name: str, *, cleanup: bool) -> File:
-        """Return the file of an upload that has ended well."""
+        """Return the file of an upload that has succeeded."""
         ref = BlobRef(blob, raw.hasher.size, raw.hasher.digest())
         self.made.append(ref)
         if cleanup:
@@ -226,7 +226,7 @@ class TaskFiles:
     def place(
         self, file: File, store: Store, name: str | os.PathLike[str] | None, *, mutable: bool, symlink: bool
     ) -> Path:
-        """Build the copy that `File.path` gives, of a file in `store`."""
+        """Create the copy that `File.path` returns, of a file in `store`."""
         if name is None and not mutable and file.id in self._copies:
             return self._copies[file.id]
         target = self.new_place(file.name, name)
@@ -243,14 +243,14 @@ class TaskFiles:
         return target
 
     def _place_link(self, file: File, store: Store, target: Path) -> None:
-        """Build a symbolic link to a copy that stays until the attempt ends."""
+        """Create a symbolic link to a copy that stays until the attempt ends."""
         kept = self._scratch("link") / confined.single(file.name)
         filecache.place(store, file.ref, kept, executable=file.executable, modified=file.modified)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(kept)
 
     def delete(self, file: File) -> None:
-        """Do what `File.delete` says.
+        """Delete a file, as `File.delete` describes.
 
         Raises
         ------
@@ -332,13 +332,13 @@ class TaskFiles:
     def _take(self, path: Path) -> File:
         place = _located(path)
         if place not in self._known:
-            # A link is only read: what it leads to is someone else's.
+            # A link is only read: its target belongs to others.
             alone = not place.is_symlink() and place.exists() and place.stat().st_nlink == 1
             self._known[place] = self.put(place, move=alone and self._is_temporary(place))
         return self._known[place]
 
     def _put_link(self, path: Path, name: str, link: str, *, checksum: bool) -> File:
-        """Build a link to a file in the store, where both are on this machine; else a copy."""
+        """Create a link to a file in the store, where both are on this machine; otherwise a copy."""
         blob = new_blob_name(confined.single(name))
         ref = link_blob(self.store, path, blob, link=link, algorithm=_algorithm() if checksum else None)
         if ref is None:
@@ -347,7 +347,7 @@ class TaskFiles:
         return replace(self._file(ref, name, path.stat()), source=str(path))
 
     def _refer(self, url: str, name: str) -> File | None:
-        """Put the address of an object elsewhere into the store; return None if a copy is needed."""
+        """Put the address of an object that is elsewhere into the store; return None if a copy is needed."""
         source = transfer.source_of(url)
         return None if source is None else self._referring(source, name)
 
@@ -365,7 +365,7 @@ class TaskFiles:
 
 
 class Writer:
-    """An open file that becomes a `File` when its block ends well."""
+    """An open file that becomes a `File` when its block ends without an error."""
 
     _file: File | None = None
 
@@ -429,5 +429,5 @@ def _located(path: Path) -> Path:
 
 
 def _is_mere_name(path: Path) -> bool:
-    """Return whether a relative path is only a value: nothing is there."""
+    """Return whether a relative path is only a value, because no file is there."""
     return not path.is_absolute() and not os.path.lexists(path)

@@ -1,4 +1,4 @@
-"""Bytes from and to URLs: whatever fsspec opens, and plain paths."""
+"""Transfer bytes from and to URLs, which fsspec opens, and plain paths."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _QUESTION = 60.0
 """Seconds within which a driver must answer, or a download make progress."""
 
 _LISTING = 1800.0
-"""Seconds for a listing: a bucket gives a thousand names at a time, and drivers do not say how far they are."""
+"""Seconds for a listing: a bucket returns a thousand names at a time, and drivers report no progress."""
 
 _TOLD = (
     FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError, ValueError,
@@ -73,7 +73,7 @@ _TOLD = (
 """Exceptions that callers know how to handle."""
 
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "date_time", "created")
-"""Names that file systems use for the time of the last change; those that never change a file have a creation time."""
+"""Names that file systems use for the time of the last change; where files never change, that of their creation."""
 
 
 def local_path(url: str | os.PathLike[str]) -> Path | None:
@@ -90,7 +90,7 @@ def local_path(url: str | os.PathLike[str]) -> Path | None:
 
 
 def absolute(url: str | os.PathLike[str]) -> str:
-    """Build a URL independent of the working directory; a plain path may stay relative to it until here.
+    """Return a URL that does not depend on the working directory, to which a plain path may be relative until here.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def name_of(url: str | os.PathLike[str]) -> str:
 
 
 def within(url: str, name: str) -> str:
-    """Return the URL, or the place of a file `name` in it if it is a directory: one that exists, or ends with a slash.
+    """Return the URL; or, if it is a directory that exists or ends with a slash, the place of a file `name` in it.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def within(url: str, name: str) -> str:
 
 
 def fingerprint(url: str, *, inode: bool = False) -> str | None:
-    """Return a token for the state of a URL's content, without reading it; None if there is nothing.
+    """Return a token for the state of a URL's content, without reading it; None if it does not exist.
 
     A local file gives its size and modification time, with `inode` also which file it is; anything else what fsspec
     knows about it.
@@ -167,7 +167,7 @@ def fingerprint(url: str, *, inode: bool = False) -> str | None:
 
 
 def source_of(url: str) -> Source | None:
-    """Describe the object at a URL, to be read where it is; return None if that is not safe.
+    """Describe the object at a URL, so that it can be read where it is; return None if that is not safe.
 
     That is so if its server cannot identify its content, or if the URL holds secrets, which do not belong in a store.
 
@@ -203,7 +203,7 @@ def fetch(url: str, target: Path) -> None:
 
 
 def set_time(path: Path, modified: float | None) -> None:
-    """Let a downloaded file have the time of its origin, in seconds since 1970, if it is known."""
+    """Set the time of a downloaded file to that of its origin, in seconds since 1970, if that is known."""
     with contextlib.suppress(OverflowError, OSError):
         if modified is not None:
             os.utime(path, (modified, modified))
@@ -254,7 +254,7 @@ def below(url: str, path: str, *, replaced: bool = False) -> str:
 
 
 def make_directory(url: str) -> None:
-    """Build a directory unless it is there; object stores have none and need none."""
+    """Create a directory unless it exists; object stores have none and need none."""
     path = local_path(url)
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
@@ -301,7 +301,7 @@ def send_together(files: Sequence[tuple[Path, str]]) -> None:
 
 
 def copied_at_source(source: Source, url: str) -> bool:
-    """Have the server of an object copy it to a URL of its own; return False if it cannot, and nothing was written.
+    """Let the server of an object copy it to a URL on the same server; return False if it cannot.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def copied_at_source(source: Source, url: str) -> bool:
 
 
 def copied_by_server(objects: Objects, name: str, url: str, size: int) -> bool:
-    """Have a store's server copy an object to a URL of its own; False if it cannot, and nothing was written."""
+    """Let a store's server copy an object to a URL on the same server; return False if it cannot."""
     if local_path(url) is not None:
         return False
     system, place = open_filesystem(url)
@@ -331,8 +331,7 @@ def read(url: str) -> bytes:
     Raises
     ------
     FileNotFoundError
-        If there is nothing.
-    InputError
+        x    InputError
         If the place cannot be reached, or stops answering.
     """
     content = bytearray()
@@ -512,6 +511,6 @@ def token(value: object) -> str:
 
 
 def refuse_directory(url: str | os.PathLike[str], is_directory: bool) -> None:
-    """Raise `InputError` if there is a directory where a file is meant."""
+    """Raise `InputError` if there is a directory in the place of a file."""
     if is_directory:
         raise InputError(f"{shown(url)} is a directory", hint="use toilfn.import_directory")

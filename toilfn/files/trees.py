@@ -1,4 +1,4 @@
-"""Directories at URLs: what is in them, and whether it has changed."""
+"""List directories at URLs, and see whether they have changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Listed(NamedTuple):
 
 
 def entries_below(url: str) -> list[Listed]:
-    """List all that is in a directory that is not local.
+    """List the content of a directory that is not local.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def state_of_target(url: str) -> str | None:
 
 
 def _find(url: str) -> dict[str, dict[str, Any]]:
-    """List all that is in a remote directory, with what the file system knows about it."""
+    """List the content of a remote directory, with the file system's details of each entry."""
     system, place = open_filesystem(url)
     try:
         found: dict[str, dict[str, Any]] = system.find(place, withdirs=True, detail=True)
@@ -152,7 +152,7 @@ def _find(url: str) -> dict[str, dict[str, Any]]:
 
 
 def _relative(url: str, path: str, place: str) -> str:
-    """Return a listed path relative to its directory; archives can hold names that lead out of it."""
+    """Return a listed path relative to its directory; names in archives can lead out of it."""
     try:
         if path.startswith(place):
             return confined.relative(path[len(place.rstrip("/")) :].strip("/"))

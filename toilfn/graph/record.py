@@ -340,7 +340,7 @@ class Recorder:
         return parts
 
     def listing(self, ref: records.BlobRef) -> bytes | None:
-        """Return the contents of the folder whose listing a reference names; None if no folder here has that listing."""
+        """Return the contents of the folder whose listing a reference names; None if it is of no folder here."""
         place = next((place for place, listing in self._listings.items() if listing == ref), None)
         return None if place is None else self._codes.tree(place).listing()
 

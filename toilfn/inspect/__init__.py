@@ -1,1 +1,1 @@
-"""Reading a store for people: state, explanations, drawings and the report."""
+"""Read stores for people: state, explanations, drawings and the report."""

@@ -1,4 +1,4 @@
-"""Every attempt of a store's tasks, with what it requested and what it used."""
+"""List the attempts of a store's tasks, with the resources that each requested and used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Attempt", "attempts_of"]
 
 
 class Attempt(NamedTuple):
-    """One attempt that ended. Times are in seconds, sizes in bytes."""
+    """A finished attempt. Times are in seconds, sizes in bytes."""
 
     task: str
     """The task's id in hexadecimal."""
@@ -28,7 +28,7 @@ class Attempt(NamedTuple):
     number: int
     """From 1 through all runs, as in `toilfn logs --attempt`."""
     run: int
-    """The run in which it ended."""
+    """The number of the run in which it finished."""
     result: str
     """``"done"``, or the cause of its failure."""
     start: float
@@ -36,31 +36,31 @@ class Attempt(NamedTuple):
     wall: float
     cpu: float
     wait: float
-    """From when all that it needs was complete, or the last attempt failed, to its start."""
+    """The time to its start, from the moment when its needs were complete or the previous attempt failed."""
     memory: int
-    """At the peak, without the worker's own; 0 for one too short to be measured."""
+    """The peak, without the worker's own; 0 for an attempt that was too short to measure."""
     disk: int
-    """The most that was found in its temporary directory."""
+    """The most bytes that were found in its temporary directory."""
     read: int
     written: int
     requests: int
-    """To the store's server, with those that its worker made before it."""
+    """The requests to the store's server, with those that its worker made before it."""
     host: str
     worker: int
     cores_asked: float
     memory_asked: int
     disk_asked: int
     own: int
-    """The memory that the worker itself had when the attempt began."""
+    """The memory of the worker itself when the attempt began."""
 
     @property
     def label(self) -> str:
-        """Which of the task's attempts it is."""
+        """The number of the attempt, as text."""
         return f"run {self.run}, attempt {self.number}"
 
 
 def attempts_of(store: Store, view: View) -> Iterator[Attempt]:
-    """Read the attempts of all tasks from a store's log, in the order in which they ended.
+    """Read the finished attempts of all tasks from a store's log, in the order in which they finished.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def _attempt(run: int, record: Outcome | Failure, task: TaskInfo, asked: Resourc
 
 
 class _Asked:
-    """The requirements of tasks, by their records and the newest run's defaults."""
+    """Reads the requirements of tasks from their records and the newest run's defaults."""
 
     def __init__(self, view: View) -> None:
         recorded = view.run.settings if view.run else {}
@@ -117,7 +117,7 @@ class _Asked:
 
 
 class _Ready:
-    """When tasks could have started."""
+    """Computes when tasks could have started."""
 
     def __init__(self, view: View) -> None:
         self._tasks = view.tasks
@@ -126,7 +126,7 @@ class _Ready:
         self._failed: dict[TaskId, float] = {}
 
     def wait(self, record: Outcome | Failure) -> float:
-        """Return how long an attempt waited; attempts of one task must come in order."""
+        """Return how long an attempt waited; call this for the attempts of a task in order."""
         start = record.stats.start
         ready = self._failed.get(record.id) or self._inputs(self._tasks[record.id])
         if isinstance(record, Failure):
@@ -141,7 +141,7 @@ class _Ready:
         return max((self._completion(id) for id in (*task.needs, *task.after)), default=made)
 
     def _completion(self, wanted: TaskId) -> float:
-        """Return when a task and all it led to was done; with a stack, since chains of tasks are deep."""
+        """Return when a task and all tasks that it led to were done; without recursion, since chains are deep."""
         stack = [wanted]
         while stack:
             task = self._tasks.get(stack[-1])

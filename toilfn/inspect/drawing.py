@@ -1,4 +1,4 @@
-"""Drawing the tasks of a workflow: as text, in Graphviz's language, as SVG."""
+"""Draw the tasks of a workflow as text, in Graphviz's language, or as a picture."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Drawing", "Node", "Step", "as_tasks", "draw"]
 
 
 class Step(NamedTuple):
-    """A tool's place in a document.
+    """A step of a document.
 
     Attributes
     ----------
     name : str
-        Its name, after those of the sub-workflows that it is in: ``align/sort``. A step that may run several times, or
-        not at all, says so: ``sort (scatter)``.
+        Its name, after the names of the sub-workflows that contain it: ``align/sort``. A step that may run
+        several times, or not at all, says so: ``sort (scatter)``.
     kind : str
         The name of the tool.
     needs : frozenset of str
@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
 
 def as_tasks(steps: Iterable[Step], *, by_kind: bool) -> list[TaskInfo]:
-    """Return steps as tasks that wait; they are named by their tools with `by_kind`, else by themselves."""
+    """Return steps as waiting tasks, named after their tools with `by_kind`, otherwise after the steps."""
     return [
         TaskInfo(_id(step.name), step.kind if by_kind else step.name, needs=tuple(map(_id, sorted(step.needs))))
         for step in steps
@@ -58,20 +58,20 @@ _COLORS = {
     State.WAITING: "#e6e6e6",
 }
 _WIDEST = 40
-"""How many nodes of a level are drawn beside each other, each with its own lines."""
+"""The most nodes of a level that are drawn side by side, each with its own lines."""
 _DEEPEST = 40
-"""How many levels of a tree are written: beyond that, the eye cannot follow the lines."""
+"""The most levels of a tree that are written: a reader cannot follow more lines."""
 
 
 @dataclass(slots=True)
 class Node:
-    """One box: a task, or all tasks of one name.
+    """One box: a task, or all tasks with the same name.
 
     Attributes
     ----------
     label : str
     states : Counter of State
-        How many tasks it stands for, by their state.
+        The number of its tasks in each state.
     needs, after, creates : dict
         Labels of other nodes, in the order in which they were found.
     """
@@ -92,7 +92,7 @@ class Node:
 
     @property
     def state(self) -> State:
-        """The state that matters most to a reader."""
+        """The state that matters most for a reader."""
         return next(s for s in (State.FAILED, State.RUNNING, State.QUEUED, State.WAITING, State.DONE) if self.states[s])
 
 
@@ -103,7 +103,7 @@ class Drawing:
     nodes: dict[str, Node]
 
     def text(self) -> str:
-        """Write a tree: results first, what they need below them; each node is unfolded once."""
+        """Write a tree: results first, with their needs below them; each node is unfolded once."""
         below = {label for node in self.nodes.values() for label, _ in _below(node) if label != node.label}
         tops = [label for label in self.nodes if label not in below]
         unfolded: set[str] = set()
@@ -115,7 +115,7 @@ class Drawing:
         return "".join(f"{line}\n" for line in lines)
 
     def dot(self) -> str:
-        """Write the graph in Graphviz's language; arrows point from what is needed to what needs it.
+        """Write the graph in Graphviz's language; arrows point from a task to the tasks that need it.
 
         A level with very many nodes would be wider than any screen: its nodes are the cells of a table, and lines lead
         to the table as a whole.
@@ -174,7 +174,7 @@ class Drawing:
         return done.stdout
 
     def _incoming(self) -> dict[str, dict[str, str]]:
-        """Return for each node the others that lead to it, and how such an edge is drawn."""
+        """Return, for each node, the nodes that lead to it, and how each edge is drawn."""
         incoming: dict[str, dict[str, str]] = {label: {} for label in self.nodes}
         for node in self.nodes.values():
             for made in node.creates:
@@ -184,7 +184,7 @@ class Drawing:
         return incoming
 
     def _tree(self, top: str, unfolded: set[str], further: list[str]) -> Iterator[str]:
-        """Write a node and what is below it; what is too deep goes to `further`, to be a tree of its own.
+        """Write a node and the nodes below it; those that are too deep go to `further`, and become separate trees.
 
         A stack takes the place of recursion, for graphs are deep.
         """
@@ -212,9 +212,9 @@ def draw(tasks: Iterable[TaskInfo], *, every_task: Callable[[TaskInfo], bool] = 
     Parameters
     ----------
     tasks : iterable of TaskInfo
-        What to draw; what they need outside of these is left out.
+        The tasks to draw; other tasks that they need are left out.
     every_task : callable
-        Says which tasks get a node of their own. Of the others, there is one for each name.
+        Returns whether a task gets a node of its own. The others share one node for each name.
     """
     tasks = list(tasks)
     labels = {task.id: visible(task.label if every_task(task) else task.name, one_line=True) for task in tasks}
@@ -233,14 +233,14 @@ def _join(edges: dict[str, None], ids: Iterable[TaskId], labels: dict[TaskId, st
 
 
 def _below(node: Node) -> list[tuple[str, str]]:
-    """List what a tree has below a node, and how it is related if not by data."""
+    """List the nodes below a node of a tree, with the relation if it is not by data."""
     related = [(label, "") for label in node.needs]
     related += [(label, " (before it)") for label in node.after if label not in node.needs]
     return related + [(label, " (created by it)") for label in node.creates if label not in node.needs]
 
 
 def _wide_levels(incoming: Mapping[str, Mapping[str, str]]) -> Iterator[list[str]]:
-    """Find the nodes that are equally far from the beginning, where these are very many."""
+    """Return the levels of nodes, equally far from the beginning, that are too wide."""
     missing = {label: len(sources) for label, sources in incoming.items()}
     outgoing: dict[str, list[str]] = {label: [] for label in incoming}
     for label, sources in incoming.items():

@@ -1,4 +1,4 @@
-"""Why a task runs, or does not: `toilfn explain`.
+"""Explain why a task runs or does not: `toilfn explain`.
 
 A task's records hold the parts that went into its id. A task that had to run is compared with the
 most similar earlier one of the same function, part by part, and where an input is another one, so
@@ -38,7 +38,7 @@ from toilfn.stores.digests import DEFAULT
 __all__ = ["Explanation", "History", "explain", "reasons_to_run"]
 
 _MOST_INPUTS = 1000
-"""How many inputs of inputs are compared."""
+"""The most inputs of inputs that are compared."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Explanation:
     ----------
     task : TaskId
     summary : str
-        Whether it was reused, run, or still has to run.
+        Whether it was reused, was run, or still has to run.
     reasons : tuple of str
         The differences from the earlier task, and the parts that are not compared.
     """
@@ -70,7 +70,7 @@ class History:
     facts : iterable of Fact
         The facts of the store's log, in order.
     read : callable, optional
-        Reads a blob of the store, which has what was in the folders among the arguments.
+        Reads a blob of the store, which has the contents of folders among the arguments.
     """
 
     def __init__(self, facts: Iterable[Fact], read: Callable[[BlobRef], bytes] | None = None) -> None:
@@ -78,9 +78,9 @@ class History:
         self.functions: dict[bytes, Function] = {}
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.done: dict[TaskId, float] = {}
-        """When each task that has an outcome was run, in seconds since the epoch."""
+        """When each task with an outcome was run, in seconds since the epoch."""
         self.seconds: dict[TaskId, float] = {}
-        """How long the attempt took that gave each outcome."""
+        """How long the successful attempt of each task took."""
         self.failures: dict[TaskId, Failure] = {}
         self.newest_run: Run | None = None
         self.renewed: dict[TaskId, str] = {}
@@ -96,7 +96,7 @@ class History:
             self.add(fact)
 
     def name(self, task: TaskRecord) -> str:
-        """Return the name of a task: that of the call, or else of its function."""
+        """Return the name of a task: that of the call, or of its function."""
         return self._names.get(task.id, "?")
 
     def led_to(self, id: TaskId) -> tuple[TaskId, ...]:
@@ -198,7 +198,7 @@ def reasons_to_run(history: History, task: TaskRecord, earlier: list[TaskRecord]
     Parameters
     ----------
     history : History
-        Has both.
+        The tasks of the store.
     task : TaskRecord
     earlier : list of TaskRecord
         Tasks of the same name.
@@ -231,7 +231,7 @@ def _changed_parameters(history: History, earlier: TaskRecord) -> Iterator[str]:
 
 
 _MOST_CHANGES = 10
-"""How many files of one folder are named."""
+"""The most files of one folder that are named."""
 
 
 def _changes_in_folders(new: TaskRecord, old: TaskRecord, read: Callable[[BlobRef], bytes]) -> Iterator[str]:
@@ -255,14 +255,14 @@ def _listing(part: str) -> BlobRef:
 
 
 def _not_compared(function: Function | None) -> Iterator[str]:
-    """Name what the function uses that is in no identity."""
+    """Name the objects that the function uses and that are not compared."""
     for key, what in sorted(function.parts.items()) if function else ():
         if key.startswith(NOT_COMPARED):
             yield f"not compared: {key.removeprefix(NOT_COMPARED)} ({what})"
 
 
 def _summary(history: History, task: TaskRecord) -> tuple[str, bool]:
-    """Return what became of a task, and whether an earlier run than the newest one did it."""
+    """Return the state of a task, and whether it comes from an earlier run than the newest one."""
     label = f"{history.name(task)} ({task.id.hex()[:12]})"
     done = history.done.get(task.id)
     if done is not None and history.newest_run is not None and done < history.newest_run.time:
@@ -293,7 +293,7 @@ def _nearest(task: TaskRecord, candidates: list[TaskRecord]) -> TaskRecord | Non
 
 
 def _all_reasons(history: History, task: TaskRecord, earlier: TaskRecord) -> list[str]:
-    """Compare two tasks, and where their inputs are different tasks, those; say each reason once."""
+    """Compare two tasks and, where their inputs are different tasks, these inputs; name each reason once."""
     found: dict[str, None] = {}
     seen: set[TaskId] = set()
     pairs = [(task, earlier)]

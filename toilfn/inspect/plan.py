@@ -1,4 +1,4 @@
-"""The plan of a dry run: what would run, why, and what would be reused."""
+"""The plan of a dry run: the tasks that would run, the reasons, and the tasks that would be reused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toilfn.units import format_duration, format_size
 __all__ = ["Plan", "PlannedTask", "by_name"]
 
 _SHOWN = 4
-"""How many reasons the text has for the tasks of a name."""
+"""The most reasons in the text for the tasks of one name."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PlannedTask:
     id, name : str
         The id in hexadecimal.
     reasons : tuple of str
-        Why it would run; empty for the later ones of very many tasks of a name.
+        Why it would run; of very many tasks of one name, only the first ones have reasons.
     resources : Resources or None
         Its requirements; None if that depends on values that are not known yet.
     seconds : float or None
@@ -45,7 +45,7 @@ class PlannedTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `compute` would do; it is true if anything would run.
+    """The plan of `compute`; it is true if any task would run.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Plan:
         return {**asdict(self), "would_run": len(self.tasks), "reused": dict(self.reused)}
 
     def after(self, earlier: Plan) -> Plan:
-        """Join the plan with that of an earlier `compute` of the script, for which nothing had to run."""
+        """Join the plan with that of an earlier `compute` of the script, for which no task had to run."""
         counts = Counter(earlier.reused)
         counts.update(self.reused)
         unknown = tuple(dict.fromkeys((*earlier.unknown, *self.unknown)))
@@ -116,7 +116,7 @@ def by_name(tasks: Iterable[PlannedTask]) -> dict[str, list[PlannedTask]]:
 
 
 def _differences(reasons: tuple[str, ...]) -> Iterator[str]:
-    """Leave out which earlier task each one was compared with: that is another one for each task."""
+    """Leave out the earlier task with which each one was compared, which differs from task to task."""
     return (reason for reason in reasons if not reason.startswith("compared with the earlier task"))
 
 

@@ -1,4 +1,4 @@
-"""The runs of a store and the attempts in each, as a stream that holds neither tasks nor records."""
+"""Yield the runs of a store and their attempts as a stream, which keeps neither tasks nor records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ABANDONED = "abandoned"
 
 
 class RunAttempt(NamedTuple):
-    """One attempt that ended."""
+    """A finished attempt."""
 
     run: int
     task: TaskId
@@ -46,7 +46,7 @@ class RunAttempt(NamedTuple):
         return attempt_span(self.task, self.start)
 
     def uuid(self, store: str) -> uuid.UUID:
-        """Return an identity that depends on the store's id, the run and the attempt only."""
+        """Return an identifier that depends only on the store's id, the run and the attempt."""
         return _uuid(store, self.run, self.task.hex(), self.number)
 
 
@@ -94,7 +94,7 @@ class Runs:
     Attributes
     ----------
     known : dict of int to ToldRun
-        By their numbers, as far as the log was read.
+        The runs by their numbers, as far as the log was read.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Runs:
         self._latest = 0.0
 
     def attempts(self, facts: Iterable[Fact], *, is_led: bool) -> Iterator[RunAttempt]:
-        """Yield the attempts in the order in which they ended.
+        """Yield the attempts in the order in which they finished.
 
         Parameters
         ----------

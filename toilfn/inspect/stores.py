@@ -1,4 +1,4 @@
-"""The stores at a place, each in one line: what `toilfn ls` shows and `toilfn clean --older-than` goes by."""
+"""Find the stores at a place, for `toilfn ls` and `toilfn clean --older-than`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toilfn.stores.lease import Holder, holder
 __all__ = ["LISTED", "UNREADABLE", "Found", "rows", "run_state", "schema", "stores_at", "summary"]
 
 LISTED = (State.QUEUED, State.RUNNING, State.FAILED)
-"""The states whose tasks are listed."""
+"""The states of which tasks are listed."""
 
 
 def schema() -> Any:
@@ -40,12 +40,12 @@ def run_state(fold: Fold, *, alive: bool) -> str:
 
 
 def rows(fold: Fold, most: int | None = None) -> dict[State, list[Row]]:
-    """Return what is known of the tasks in each of the listed states, of at most so many in each."""
+    """Return the tasks in each of the listed states, at most so many in each."""
     return {state: fold.rows(list(islice(fold.in_state(state), most))) for state in LISTED}
 
 
 def summary(url: str, fold: Fold, leader: Holder | None) -> dict[str, Any]:
-    """Return how the newest run of a store is, as values for JSON that `schema` describes.
+    """Return the state of a store's newest run as values for JSON, which `schema` describes.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Found:
     ----------
     url : str
     state : str
-        As `toilfn.inspect.stores.run_state` gives it; `UNREADABLE` if the store cannot be read.
+        The result of `toilfn.inspect.stores.run_state`; `UNREADABLE` if the store cannot be read.
     tasks : Counter of State
         How many tasks of the newest run are in each state.
     used : float
@@ -122,14 +122,14 @@ class Found:
 
 
 def stores_at(url: str, depth: int, options: dict[str, Any]) -> Iterator[Found]:
-    """Find the stores at a place and below it, and read how their newest runs are.
+    """Find the stores at a place and below it, and read the state of their newest runs.
 
     Parameters
     ----------
     url : str
         A directory, or a URL.
     depth : int
-        The number of levels of folders below the place that are looked at.
+        The number of levels of folders below the place that are searched.
     options : dict
         The options of the stores.
 

@@ -1,4 +1,4 @@
-"""Reading a store without being its leader: what `status`, `logs`, `graph` and `stats` show.
+"""Read a store without being its leader, for `status`, `logs`, `graph` and `stats`.
 
 A `View` is what the store's log says at one moment. It reads and never writes, so it can be made
 while a leader works. Of each task it keeps what fits into half a kilobyte; values and logs stay
@@ -36,27 +36,27 @@ from toilfn.model.replay import AttemptEnded, Fact, Readable, RunBegan, TaskAdde
 __all__ = ["State", "TaskInfo", "View"]
 
 _CANDIDATES = 10
-"""How many tasks an error message lists."""
+"""The most tasks that an error message lists."""
 
 
 class State(str, Enum):
     """The state of a task, according to the log."""
 
     WAITING = "waiting"
-    """Not started, or to be tried again."""
+    """Not started, or waiting for a retry."""
     QUEUED = "queued"
-    """Given to the cluster, whose system says that the job waits."""
+    """Given to the cluster, whose system reports that the job waits."""
     RUNNING = "running"
-    """Given to the cluster, by itself or in a batch, and not heard of since."""
+    """Given to the cluster, alone or in a batch, without a result so far."""
     DONE = "done"
-    """It has an outcome. The tasks that it created may still have to run."""
+    """The task has an outcome. The tasks that it created may still have to run."""
     FAILED = "failed"
     """Given up."""
 
 
 @dataclass(slots=True)
 class TaskInfo:
-    """The facts about one task.
+    """One task.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class TaskInfo:
         The task that created it.
     state : State
     attempts : int
-        Attempts that ended.
+        The number of finished attempts.
     since : float
         When it was last given to the cluster, in seconds since the epoch; 0 when it never was.
     job, reason : str
@@ -113,7 +113,7 @@ class TaskInfo:
 
     @property
     def short_id(self) -> str:
-        """The start of the id in hexadecimal: as good as unique, and short enough to copy."""
+        """The start of the id in hexadecimal, which is almost certainly unique and short enough to copy."""
         return self.id.hex()[:12]
 
 
@@ -125,7 +125,7 @@ class _HasLog(Protocol):
 
 
 class View:
-    """The state of a store, according to its log.
+    """The state of a store, read from its log.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ class View:
                 task.state, task.reason = State.RUNNING, ""
 
     def _under_way(self, job: str) -> Iterator[TaskInfo]:
-        """Return the tasks of a job that have not ended and were not given to another job."""
+        """Return the tasks of a job that have no result and were not given to another job."""
         for task in self._jobs.get(job, ()):
             if task.job == job and task.state in (State.QUEUED, State.RUNNING):
                 yield task
@@ -330,12 +330,12 @@ class View:
         task.host = intern(stats.host)
 
     def _same_ids(self, ids: tuple[TaskId, ...]) -> tuple[TaskId, ...]:
-        """Return the ids as the objects that are already there: a million tasks name each other a lot."""
+        """Replace ids by equal objects that exist already, to save memory: a million tasks name each other often."""
         return tuple(self.tasks[id].id if id in self.tasks else id for id in ids)
 
 
 def _candidates(tasks: list[TaskInfo]) -> str:
-    """List tasks that can be meant, those that failed first."""
+    """List the tasks that the user may mean; failed ones come first."""
     shown = sorted(tasks, key=lambda task: (task.state is not State.FAILED, not task.error))[:_CANDIDATES]
     lines = [f"  {task.short_id}  {task.name}  {task.state.value}  {task.error}".rstrip() for task in shown]
     return "\n".join(lines + ["  ..."] * (len(tasks) > len(shown)))

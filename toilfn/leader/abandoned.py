@@ -1,4 +1,4 @@
-"""The jobs that earlier leaders left behind: each is adopted or ended, and none runs beside its copy."""
+"""Adopt or end the jobs that earlier leaders left behind, so that no job runs beside a copy of itself."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _some(jobs: Iterable[JobId]) -> str:
 
 
 def forget_jobs(store: Store) -> None:
-    """Note that nothing is left of earlier runs on any cluster; the caller holds the store's lease."""
+    """Note that no cluster has jobs of earlier runs any longer; the caller holds the store's lease."""
     index = Index.load(store.log)
     number = index.epoch.number + 1 if index.epoch else 1
     now = time.time()
@@ -167,7 +167,7 @@ def _unended(index: Index) -> Iterator[Run]:
 
 
 def _where(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what tells one cluster's jobs from those of another."""
+    """Return a key that distinguishes one cluster's jobs from those of another."""
     return settings.get("cluster"), settings.get("cluster_address") or {}, settings.get("batch_logs")
 
 
@@ -222,7 +222,7 @@ class Earlier(NamedTuple):
     jobs: Mapping[JobId, str] = MappingProxyType({})
     """Living jobs, with their batches, that were given to the cluster with other settings."""
     mailbox: Mailbox | None = None
-    """Where their workers' answers are, if this leader's own workers do not put theirs there."""
+    """The mailbox with their workers' answers, if this leader's own workers use another one."""
 
 
 def adopt(
@@ -232,7 +232,7 @@ def adopt(
     scheduler: Scheduler,
     jobs: Jobs,
 ) -> list[JobId]:
-    """Take over what jobs are at, or will be, as if this leader had sent them.
+    """Take over living jobs, and their batches, as if this leader had submitted them.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def adopt(
     Returns
     -------
     list of JobId
-        The jobs from which nothing more is needed.
+        The jobs that are no longer needed.
     """
     return [job for job, name in live.items() if not _adopt(job, name, mailbox, is_void, scheduler, jobs)]
 

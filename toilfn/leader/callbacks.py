@@ -49,7 +49,7 @@ class Callbacks:
     tick : callable
         Called with the scheduler's counts, and a function that names the tasks that are running, for progress.
     victims : callable
-        Given the jobs that the cluster has, chooses some to be killed: to try a workflow out.
+        Called with the jobs that the cluster has; chooses some to kill, to test a workflow.
     ended : callable or None
         Called with a task's name and the record of each attempt that ended.
     said : callable or None
@@ -57,7 +57,7 @@ class Callbacks:
     warned : callable
         Called with a task's name and its log messages of the level WARNING or above.
     warn : callable
-        Called with what people should know about jobs that do not start.
+        Called with warnings about jobs that do not start.
     worked : callable or None
         Called with the seconds that the leader has worked between two looks for news.
     service_patience : float
@@ -107,7 +107,7 @@ class BadWorkers:
 
 
 class ScarceDisk:
-    """Watches the free space of a store's disk, so that tasks do not fill it faster than files go.
+    """Watches the free space of a store's disk, so that tasks do not fill it faster than files are removed.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class ScarceDisk:
         self._is_scarce = False
 
     def is_scarce(self) -> bool:
-        """Return whether there is less free space than there should be."""
+        """Return whether the free space is below the limit."""
         now = time.monotonic()
         if now >= self._looked + _DISK_INTERVAL:
             self._looked = now
@@ -236,11 +236,11 @@ class Interrupts:
 
 
 _active: list[Interrupts] = []
-"""Those of the leaders that run in this process."""
+"""The interrupts of all leaders that run in this process."""
 
 
 def _forget_in_child() -> None:
-    """Let a process that a task forks in the leader's own die of a signal as any other does."""
+    """Restore the default handling of signals in a process that a task forks from the leader's."""
     while _active:
         _active.pop().put_back()
 

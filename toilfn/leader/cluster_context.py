@@ -111,7 +111,7 @@ _SHARED = (
 
 
 def check_shared(cluster: Cluster, url: str, place: str) -> None:
-    """See whether a store can be seen on a cluster's nodes.
+    """Check that a cluster's nodes can see a store.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def check_shared(cluster: Cluster, url: str, place: str) -> None:
     Raises
     ------
     ClusterError
-        If it is in a folder that every machine has for itself, and the cluster has other machines than this one.
+        If the store is in a folder that each machine has for itself, and the cluster has other machines.
     """
     if not is_local(url):
         return
@@ -149,14 +149,14 @@ _ADVICE = "use a bucket, or a directory that the leader and the nodes share, as 
 
 
 def _node_local(path: str) -> str | None:
-    """Name the folder of this machine alone that a path is in; None if it is in no such one."""
+    """Return the folder of this machine alone that contains a path; None if there is none."""
     places = {"/tmp", "/var/tmp", "/dev/shm", "/run", os.path.realpath(tempfile.gettempdir())}  # noqa: S108 - nothing is written there
     inside = (place for place in places if os.path.commonpath([place, path]) == place)
     return next((place for place in inside if not _file_system(path).startswith(_SHARED)), None)
 
 
 def _file_system(path: str) -> str:
-    """Name the type of the file system that a path is on."""
+    """Return the type of the file system of a path."""
     mounts = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
     while path not in mounts and path != os.path.dirname(path):
         path = os.path.dirname(path)
@@ -231,13 +231,13 @@ how long they take before the others are put together into jobs of some minutes.
 
 
 def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
-    """Return how tasks are put together.
+    """Return the policy by which tasks share batches.
 
     Parameters
     ----------
     settings : Settings
     gather : float
-        For how many seconds tasks wait for others where the user does not say.
+        The seconds for which tasks wait for others, if the user has not chosen them.
     is_queue : bool
         Whether the cluster has its own queue: a job is slow to start there, and it is worthwhile to find out first
         how much goes into one.

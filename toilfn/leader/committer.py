@@ -66,13 +66,13 @@ class Committer:
             self._changed.notify_all()
 
     def then(self, action: Callable[[], None]) -> None:
-        """Do something, in the committer's thread, when all that was added so far is in the store."""
+        """Call a function, in the committer's thread, when all records that were added so far are in the store."""
         with self._changed:
             self._actions.append(action)
             self._changed.notify_all()
 
     def sync(self) -> None:
-        """Wait until all that was added so far is in the store.
+        """Wait until all records that were added so far are in the store.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""From a run with a lease to its values: opens the cluster, builds the leader, and judges how the run ended."""
+"""Lead a run that has a lease to its values: open the cluster, build the leader, and judge the result."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def lead(work: WorkflowRun, run: records.Run, loader: Loader, committer: Committ
 
 
 def _open(work: WorkflowRun, run: records.Run, committer: Committer, *, resumed: bool) -> Mailbox:
-    """Open the cluster; return where its workers' answers are found if it does not carry messages."""
+    """Open the cluster; return the mailbox of its workers if it does not carry messages itself."""
     cluster, code, direct = work.cluster, run.code, work.cluster.capabilities.direct
     environment = worker_environment(work.store, work.settings, direct=direct)
     environment[TRACE_VARIABLE] = str(run_span(work.store.id, run.number, run.settings.get("traceparent")))
@@ -235,13 +235,13 @@ def _served(work: WorkflowRun, leader: Leader, committer: Committer, run: record
 
 
 def _earlier(work: WorkflowRun) -> Earlier:
-    """Return what earlier leaders may have left, whose workers may have answered through the store."""
+    """Return the jobs and messages of earlier leaders, whose workers may have answered through the store."""
     was_far = work.cluster.capabilities.direct and any(map(outlives_leaders, work.index.runs))
     return Earlier(work.elsewhere, StoreMailbox(work.store) if was_far else None)
 
 
 def _sweep(work: WorkflowRun) -> None:
-    """Remove what attempts that were killed with an earlier leader have left, if the run drops files."""
+    """Remove files of attempts that were killed with an earlier leader, if the run drops files."""
     was_killed = any(run.number not in work.index.ended for run in work.index.runs)
     may_live = not work.cluster.capabilities.direct or any(map(outlives_leaders, work.index.runs))
     if work.settings.intermediates == "drop" and was_killed and not may_live:

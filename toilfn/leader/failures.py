@@ -1,4 +1,4 @@
-"""The messages that a run with failed tasks ends with."""
+"""Build the messages with which a run with failed tasks ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Failures", "describe_arguments", "failed_tasks", "stuck_tasks", "too
 
 
 class Failures:
-    """Counts attempts, and writes down how they failed once the scheduler has said what follows.
+    """Counts attempts, and records failures once the scheduler has decided what follows.
 
     Parameters
     ----------
@@ -68,14 +68,14 @@ class Failures:
         self._last[failure.id] = failure
 
     def describe_lost(self, id_: TaskId, cause: Cause, text: str, log: bytes, since: float) -> None:
-        """The same where all that is known comes from the cluster, perhaps also since when it ran."""
+        """Keep the details of a failure that only the cluster has reported, perhaps with the start of the task."""
         now = time.time()
         stats = records.Stats(start=since, wall=max(0.0, now - since)) if since else records.Stats(start=now)
         text += _asked(cause, self._shape(id_), text, self._worker_memory)
         self.describe(records.Failure(id_, self.attempts.get(id_, 0) + 1, cause.value, text, "", log, stats))
 
     def describe_impossible(self, id_: TaskId, text: str) -> None:
-        """The same for a task that cannot even be started."""
+        """Keep the details of the failure of a task that cannot be started."""
         self.describe(_failure(id_, 1, Cause.INPUT, text))
 
     def retry(self, id_: TaskId, cause: Cause, attempt: int) -> None:

@@ -67,7 +67,7 @@ class _Open(NamedTuple):
 
 
 class Intermediates:
-    """Counts for each file who will still read it.
+    """Counts, for each file, the tasks that will still read it.
 
     The numbers of files that are held are kept in step by `opened`, `finished`, `completed` and `forgotten`, in any
     order: a file goes only by `take`, which looks at the numbers at that moment.
@@ -83,7 +83,7 @@ class Intermediates:
     open_blob : callable
         Opens a large payload.
     drops : bool
-        Whether files go of tasks that do not say so themselves.
+        Whether files of tasks are removed that do not choose it themselves.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Intermediates:
             self._alive.pop(id_, None)
 
     def take(self) -> list[BlobRef]:
-        """Return the files that nothing needs, once."""
+        """Return the files that are no longer needed, each once."""
         gone = [key for key in self._free if not self._held[key]]
         self._free.clear()
         return [self._files.pop(key) for key in gone if key in self._files]
@@ -243,7 +243,7 @@ class Intermediates:
         self._revive(fresh)
 
     def _revive(self, ids: Iterable[TaskId]) -> None:
-        """Hold what values name that are needed, and the values that they refer to."""
+        """Hold the files that needed values name, and the values to which these refer."""
         stack = list(ids)
         while stack:
             id_ = stack.pop()
@@ -272,7 +272,7 @@ class Intermediates:
                     self._lay_down(id_)
 
     def _lay_down(self, id_: TaskId) -> None:
-        """Let go of the files of a value that no task needs, and of the values that only it refers to."""
+        """Release the files of a value that no task needs, and of the values to which only it refers."""
         stack = [id_]
         while stack:
             value = self._alive.pop(stack.pop())
@@ -293,7 +293,7 @@ class Intermediates:
 
 
 class Drops:
-    """Removes files that are no longer needed, and records that: a later reader has them made again.
+    """Removes files that are no longer needed, and records this: if they are needed later, their tasks run again.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The batches that the cluster has: how they are submitted, and how long they wait in its queue.
+"""Submit batches to the cluster, and watch how long they wait in its queue.
 
 `Jobs` knows them. `Submitting` sends batches to the cluster in a thread of its own: a slow system does not block the
 leader, and temporary refusals are repeated. `Queued` records in the log when jobs wait, and `Waiting` finds those
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Names(NamedTuple):
-    """Names on the cluster: of this workflow's jobs, and the beginning of the names of this leader's batches."""
+    """The name of this workflow's jobs on the cluster, and the prefix of the names of this leader's batches."""
 
     workflow: str
     batches: str
@@ -102,7 +102,7 @@ class BatchMessages:
         return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
 
     def is_service(self, submit: Submit) -> bool:
-        """Return whether a batch is a service: that is alone in its batch."""
+        """Return whether a batch is a service, which is alone in its batch."""
         return self.tasks.is_service(submit.ids[0])
 
 
@@ -117,9 +117,9 @@ class SubmittedBatch:
     id: BatchId
     name: str
     job: JobId | None
-    """None until the cluster has taken it."""
+    """None until the cluster has accepted it."""
     running: TaskId | None = None
-    """The task that its worker has been at for a while."""
+    """The task that its worker has been running for a while."""
     service: TaskId | None = None
     """The service that it runs."""
     dead_service: TaskId | None = None
@@ -129,13 +129,13 @@ class SubmittedBatch:
     is_unwanted: bool = False
     """Whether to kill it as soon as the cluster has accepted it."""
     is_queued: bool = False
-    """Whether the cluster says that it waits in its queue."""
+    """Whether the cluster reports that it waits in its queue."""
     is_held: bool = False
     """Whether it will not start until the user or an administrator changes something."""
     reason: str = ""
     """Why it waits there, in the system's words."""
     queued_since: float = 0.0
-    """Since when it has waited for that reason."""
+    """The time since which it has waited for that reason."""
     is_withdrawn: bool = False
     """Whether it was cancelled while it waited there, since nothing more may start."""
     owed: set[TaskId] | None = None
@@ -145,7 +145,7 @@ class SubmittedBatch:
 
     @property
     def state(self) -> str:
-        """A word for where its job is: ``"sending"``, ``"queued"``, ``"held"`` or ``"running"``."""
+        """The state of its job: ``"sending"``, ``"queued"``, ``"held"`` or ``"running"``."""
         if self.job is None:
             return "sending"
         return "held" if self.is_held else "queued" if self.is_queued else "running"
@@ -198,7 +198,7 @@ class Jobs:
         # cluster has returned a job for it, and in `_ids` until then.
         self._submitted: dict[BatchId, SubmittedBatch] = {}
         self._ids: dict[BatchId, tuple[TaskId, ...]] = {}
-        """The tasks of batches that the cluster has not taken yet."""
+        """The tasks of batches that the cluster has not accepted yet."""
         self._by_job: dict[JobId, SubmittedBatch] = {}
         self._submitting = Submitting(cluster)
         self.newest = f"{name}-0"
@@ -228,7 +228,7 @@ class Jobs:
         return self._submitted[id_]
 
     def submit(self, submits: Sequence[Submit]) -> None:
-        """Send batches to the cluster, in one go."""
+        """Send batches to the cluster, all at once."""
         batches = list(self._prepare(submits))
         for submit, batch in zip(submits, batches, strict=True):
             service = submit.ids[0] if batch.is_service else None
@@ -253,12 +253,12 @@ class Jobs:
 
     @property
     def is_submitting(self) -> bool:
-        """Whether the cluster is being given batches, and may know jobs that we do not know."""
+        """Whether a submission is in progress, so that the cluster may have jobs that the leader does not know."""
         return self._submitting.is_under_way
 
     @property
     def limit(self) -> int | None:
-        """How many jobs the system took at most, where it has refused more."""
+        """The most jobs that the system accepted, if it has refused more."""
         return self._submitting.limit
 
     def withdraw(self) -> list[SubmittedBatch]:
@@ -382,7 +382,7 @@ class Sent(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A batch that the cluster will not take."""
+    """A batch that the cluster does not accept."""
 
     parcel: Parcel
     text: str
@@ -399,7 +399,7 @@ class _Line:
     next: float = 0.0
     pause: float = _FIRST_PAUSE
     since: float | None = None
-    """When the first of the refusals came that have not ended yet."""
+    """The time of the first refusal since the last success."""
 
 
 class Submitting:
@@ -413,7 +413,7 @@ class Submitting:
     Attributes
     ----------
     limit : int or None
-        How many jobs the system took at most, if it refused more; forgotten after a while.
+        The most jobs that the system accepted, if it refused more; forgotten after a while.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -429,7 +429,7 @@ class Submitting:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether the cluster is being given batches, or its answer has not been taken in."""
+        """Whether a submission is in progress, or its answer has not been processed."""
         return bool(self._under_way)
 
     def put(self, parcels: Iterable[Parcel]) -> None:

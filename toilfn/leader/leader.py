@@ -86,7 +86,7 @@ _DROP_INTERVAL = 0.02
 """Seconds between two groups of files that are removed because nothing needs them, as between segments of the log."""
 
 _SOON = 0.02
-"""The same while news of a job are there before the job."""
+"""The same while there is news about a job that the leader does not know yet."""
 
 
 class Leader:
@@ -132,7 +132,7 @@ class Leader:
         self._queued = Queued(committer)
         self._lost_jobs = LostJobAnswers(mailbox.so_far)
         self._early: list[Update] = []
-        """News of jobs of which the cluster knows already, and the leader does not."""
+        """News about jobs that the cluster knows and the leader does not know yet."""
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
         self._services = ServiceMessages(cluster, mailbox)
         self._streams = OutputMessages(mailbox, is_wanted=callbacks.said is not None)
@@ -396,7 +396,7 @@ class Leader:
 
     @property
     def is_done(self) -> bool:
-        """Whether all that was wanted is complete."""
+        """Whether all requested tasks are complete."""
         return all(map(self._scheduler.is_complete, self._roots - self._done_before))
 
     def stuck(self) -> list[TaskId]:
@@ -433,7 +433,7 @@ class Leader:
             self._end(batch, update)
 
     def _is_done(self, batch: SubmittedBatch, update: Update) -> bool:
-        """Return whether a job that is not over has done its work; a site's epilog may still run."""
+        """Return whether a job that has not ended has done its work; a site's epilog may still run."""
         if not (update.is_ending or update.state is JobState.UNKNOWN):
             return False
         return protocol.is_done(self._mailbox.so_far(batch.name))
@@ -518,7 +518,7 @@ class Leader:
             self._handle(Failed(record.id, Cause(record.cause), time.monotonic()))
 
     def _counts(self, batch: SubmittedBatch | None, record: records.Outcome | records.Failure, name: str) -> bool:
-        """Return whether a record is none of an attempt that a roll-back has made void."""
+        """Return whether a record counts, because no roll-back has made its attempt void."""
         if batch is None:
             return not self._index.is_void(record.id, name)
         if batch.owed is None:
@@ -553,7 +553,7 @@ class Leader:
         self._handle(Finished(outcome.id, fresh, waits, outcome.stats.wall))
 
     def _bring_known(self, outcome: records.Outcome) -> set[TaskId]:
-        """Have the scheduler know all that an outcome leads to and did not create; return the ids."""
+        """Pass the tasks that an outcome refers to and did not create to the scheduler; return their ids."""
         self._loader.prepare(outcome)
         known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
         self._bring(self._loader.load(known) if known else ())
@@ -561,7 +561,7 @@ class Leader:
         return {*known, *(ref for ref in outcome.refs if ref not in created)}
 
     def _delete(self, blobs: tuple[str, ...]) -> None:
-        """Remove files that tasks deleted, and say so for leaders to come."""
+        """Remove files that tasks deleted, and record this for later leaders."""
         if blobs:
             self._committer.add(encode(records.Deleted(blobs)))
             self._remove_later(blobs)

@@ -1,4 +1,4 @@
-"""Bring unfinished tasks of a store into a scheduler, and those that run again because the user requests it.
+"""Pass unfinished tasks of a store to a scheduler, with those that run again because the user requests it.
 
 The requests are `compute(force=[...])` and `toilfn rerun`; `forced_in_graph` and `forced_by_name` find their tasks.
 """
@@ -74,7 +74,7 @@ class StaleOutcomes:
             self._renew(self._holders(task.needs, self._gone, self._checked), created)
 
     def recall(self, task: records.TaskRecord) -> None:
-        """Have a task run again whose outcome has led to something that is not complete and cannot run as it is.
+        """Run a task again whose outcome has led to tasks that are incomplete and cannot run as they are.
 
         The task may know a service that has stopped, or name files that no longer exist.
         """
@@ -90,7 +90,7 @@ class StaleOutcomes:
         return any(True for _ in self._lacking(roots))
 
     def renew_results(self, roots: Iterable[TaskId], created: Container[TaskId] = ()) -> None:
-        """Have those run again that made files that were dropped and that a run, or a task, returns."""
+        """Run tasks again that made files which were dropped and which a run, or a task, returns."""
         self._renew(self._lacking(roots), created)
 
     def force(self, ids: Iterable[TaskId], reason: str) -> None:
@@ -266,7 +266,7 @@ class Loader:
         Raises
         ------
         ResourceError
-            If a value is none that the requirement can have.
+            If a value is not valid for its requirement.
         """
         awaited = task.options[LATE][1]
         entries = {id_: (self._payload(value), refs) for id_, (value, refs) in closure(awaited).items()}
@@ -522,7 +522,7 @@ def forced_by_name(
     Raises
     ------
     InputError
-        If a name is none of the run's.
+        If no task of the run has a name.
     """
     if not force.items:
         return Forced()

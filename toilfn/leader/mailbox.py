@@ -39,7 +39,7 @@ _LOOK_AGAIN = 10.0
 
 
 class LateAnswers:
-    """Puts off the ends of jobs that ended well until all their answers are there.
+    """Delays the ends of successful jobs until all their answers are there.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class LateAnswers:
 
 
 def _missing_package(said: str) -> str:
-    """Return what to do where a worker has not started for want of a package."""
+    """Return a hint if a worker has not started because a package is missing."""
     found = re.search(r"No module named '?([\w.]+)", said)
     if found is None:
         return ""
@@ -145,7 +145,7 @@ _TOGETHER = 400
 
 
 class Mailbox:
-    """Where a cluster that is not direct leaves messages: none for a direct one.
+    """The messages of a cluster that is not direct; this base class, for a direct one, has none.
 
     Attributes
     ----------
@@ -235,7 +235,7 @@ class StoreMailbox(Mailbox):
         return found
 
     def stop(self, name: str) -> None:
-        """Put up the flag that a batch's service looks for."""
+        """Create the flag that a batch's service looks for."""
         self._stopped.add(name)
         self._store.set_flag(stop_flag(name))
 
@@ -300,7 +300,7 @@ class ServiceMessages:
                 self.stop(batch)
 
     def news(self, batches: Iterable[SubmittedBatch]) -> Iterator[tuple[SubmittedBatch, bytes]]:
-        """Look periodically for services that have started, where their workers cannot say so themselves."""
+        """Look periodically for services that have started, if their workers cannot send messages."""
         if self._cluster.capabilities.direct or time.monotonic() - self._looked < _LOOK_FOR_SERVICES:
             return
         self._looked = time.monotonic()

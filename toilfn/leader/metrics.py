@@ -44,7 +44,7 @@ _SHARE = 20
 
 
 class _Histogram:
-    """How many observations were at most as large as each of some bounds."""
+    """The number of observations up to each of several bounds."""
 
     __slots__ = ("_bounds", "_counts", "total")
 
@@ -100,7 +100,7 @@ class Tally:
             (self.given_up if attempt.final else self.retries)[attempt.cause] += 1
 
     def worked(self, seconds: float) -> None:
-        """Note that the leader looks for news, after so much work."""
+        """Note that the leader has worked for so many seconds before it looks for news."""
         self.work.add(seconds)
         self.looked_at = time.monotonic()
 
@@ -116,7 +116,7 @@ class Tally:
 
 
 class Watched:
-    """The parts of a running leader that are read for its metrics, by another thread than its own.
+    """The parts of a running leader that another thread reads for its metrics.
 
     Parameters
     ----------

@@ -83,12 +83,12 @@ class Progress:
         self._next = self._began + _PATIENCE
 
     def update(self, counts: Mapping[str, int], running: Callable[[], Sequence[str]] = tuple) -> None:
-        """Report the state of the run; cheap enough to be called all the time.
+        """Report the state of the run; calls are cheap, so make them often.
 
         Parameters
         ----------
         counts : mapping of str to int
-            How many tasks are in each state of the scheduler's: `toilfn.scheduler.Scheduler.counts`.
+            How many tasks are in each state of the scheduler: see `toilfn.scheduler.Scheduler.counts`.
         running : callable
             Gives the names of tasks that are running; called when the state is shown, a few times a second at most.
         """

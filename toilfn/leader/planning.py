@@ -1,4 +1,4 @@
-"""Dry runs: `compute` and `resume` up to the point where they would write something."""
+"""Plan dry runs: `compute` and `resume` up to the point where they would write to the store."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from toilfn.stores import Store, open_store
 __all__ = ["plan_compute", "plan_resume", "sketch_compute"]
 
 _COMPARED = 20
-"""How many tasks of each name are compared with earlier ones; more where there are few of these."""
+"""How many tasks of each name are compared with earlier ones; more if there are few earlier ones."""
 
 _COMPARISONS = 200_000
 """How many pairs of tasks are compared for each name."""
 
 _STAND_IN = "memory://toilfn-dry-run-"
-"""How the address of the store begins that stands in for one that does not exist."""
+"""The prefix of the address of the store that stands in for one that does not exist."""
 
 
 class _Nowhere:
@@ -103,7 +103,7 @@ def plan_resume(settings: Settings, force: Force = NO_FORCE) -> Plan:
 
 @contextmanager
 def _reading(settings: Settings, *, needed: bool = False) -> Iterator[Store]:
-    """Open the store to read it; one that does not exist is taken for an empty one unless it is needed."""
+    """Open the store to read it; a store that does not exist counts as empty, unless it is needed."""
     options = settings.store_options or {}
     try:
         store = open_store(settings.store, create=False, **options) if settings.store else None
@@ -139,7 +139,7 @@ class _Maker:
         self._created = Counter(self._name(task.parent) for task in self._history.tasks.values() if task.parent)
 
     def _read(self, ref: records.BlobRef) -> bytes:
-        """Read what was or is in a folder: from the store, or from the script's own graph."""
+        """Read the earlier or present contents of a folder, from the store or from the script's own graph."""
         listings = (recorder.listing(ref) for recorder in self._recorders)
         found = next((listing for listing in listings if listing is not None), None)
         return self._store.get_blob(ref) if found is None else found

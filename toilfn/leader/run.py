@@ -1,4 +1,4 @@
-"""One leader's time on a store: from the lease to the result."""
+"""Run a workflow on a store, from the lease to the result."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ _CHUNK = 5000
 """How many records go into one segment when a graph is written."""
 
 _REMEMBERED = ("digest", "intermediates", "link_imports")
-"""Settings that a resumed run has from its start, unless they are given anew."""
+"""Settings that a resumed run keeps from its start, unless they are given again."""
 
 _MANY_SEGMENTS = 500
-"""More segments than this are joined when the next leader starts."""
+"""If the log has more segments than this, the next leader joins them."""
 
 
 class WorkflowRun:
     """Works on a store, as its leader as soon as there is anything to write.
 
-    Results that are complete are only read: that neither needs the lease nor leaves a trace.
+    Complete results are only read, which needs no lease and leaves no trace.
 
     Parameters
     ----------
@@ -91,14 +91,14 @@ class WorkflowRun:
     place : str
         The store as the user named it.
     cluster : Cluster
-        There only while this process is the store's leader.
+        Set only while this process is the store's leader.
     metrics : Metrics or None
     is_stopped : bool
         Whether the run has to stop at once.
     elsewhere : dict
         Living jobs, and their batches, that earlier leaders gave to clusters of the same class with other settings.
     may_have_jobs : bool
-        Whether jobs may live on: those of this leader, or those of earlier ones where it could not look.
+        Whether jobs may still live: those of this leader, or those of earlier ones that it could not query.
     """
 
     def __init__(self, settings: Settings, *, workflow: str = "", create: bool = True) -> None:
@@ -124,7 +124,7 @@ class WorkflowRun:
 
     def _take_the_lead(self) -> Committer:
         """Become the store's leader: from here on, an earlier leader can no longer write."""
-        # Imported here: what is only read needs none of it, and is read three times as quickly.
+        # Imported here: results that are only read need none of it, and are read three times as quickly.
         from toilfn.leader.drive import choose_cluster
         from toilfn.stores.lease import Lease
 

@@ -42,7 +42,7 @@ class Log(Protocol):
 
 
 class Index:
-    """Where each record stands in the log, for a leader or a reader.
+    """Knows the place of each record in the log, for a leader or a reader.
 
     Attributes
     ----------
@@ -149,7 +149,7 @@ class Index:
         self._complete.clear()  # whatever led to it is not complete either
 
     def is_void(self, id_: TaskId, batch: str) -> bool:
-        """Return whether what a batch says about a task does not count, since the task was forgotten later."""
+        """Return whether a batch's result of a task does not count, since the task was forgotten later."""
         return id_ in self._void and _age(batch) <= self._void[id_]
 
     def outcome(self, id_: TaskId) -> Outcome:
@@ -200,5 +200,5 @@ class Index:
 
 
 def _age(batch: str) -> tuple[int, ...]:
-    """Return what orders batches by their names: the leader's epoch and the number."""
+    """Return a key that orders batches by their names: the leader's epoch and the number."""
     return tuple(map(int, batch.split("-"))) if batch else ()

@@ -137,7 +137,7 @@ class Queue(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """An attempt that succeeded. The first one in the log is the task's; all others are void."""
+    """The result of a successful attempt. The first one in the log is the task's; all others are void."""
 
     id: TaskId
     attempt: int
@@ -180,7 +180,7 @@ class Forget(NamedTuple):
 
     ids: tuple[TaskId, ...]
     before: str = ""
-    """The name of the newest batch by then: what that one and earlier ones say about these tasks does not count."""
+    """The name of the newest batch by then: results of these tasks from it and from earlier batches do not count."""
     reason: str = ""
     """Why they run again, for people."""
 
@@ -224,7 +224,7 @@ KINDS: dict[type, str] = {
     Epoch: "epoch", Run: "run", Function: "function", TaskRecord: "task", Started: "started", Queue: "queue",
     Outcome: "outcome", Failure: "failure", Forget: "forget", Deleted: "deleted", Outage: "outage", End: "end",
 }  # fmt: skip
-"""The words for records in the store: part of its format, whatever the classes are called."""
+"""The names of the kinds of records in the store, which are part of its format and do not depend on class names."""
 
 
 def encode(record: Record) -> bytes:
@@ -273,7 +273,7 @@ _known_shapes: set[tuple[object, ...]] = set()
 
 
 def _check_shape(kind: str, fields: list[Any]) -> None:
-    """Raise if a field of a record is of a type that it never has.
+    """Raise an error if a field of a record has a wrong type.
 
     Raises
     ------
@@ -299,7 +299,7 @@ def assert_never(value: NoReturn) -> NoReturn:
 
 
 def display_name(task: TaskRecord, function: str | None) -> str:
-    """Return the name of a task for people: that of the call, or else of its function, or else a question mark."""
+    """Return the name of a task for people: that of the call, that of its function, or a question mark."""
     return str(task.options.get("name") or function or "?")
 
 
@@ -357,7 +357,7 @@ _READERS: dict[str, Any] = {
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Make many objects that stay, as a decorator or a context.
+    """Do not collect garbage while many lasting objects are created; a decorator or a context.
 
     The collector would look through all that was made so far again and again: a third of the time that a graph of
     ten thousand tasks takes to read and to name.

@@ -196,7 +196,7 @@ class Journal:
 
 
 def _of_leader(fact: Epoch | End | Outage | Queue) -> Iterator[dict[str, Any]]:
-    """Return what concerns no task: leaders, the batch system, the end of a run."""
+    """Return the event of a record that concerns no task: leaders, the batch system, the end of a run."""
     match fact:
         case Epoch():
             yield {"event": "leader", "number": fact.number, "host": fact.host, "pid": fact.pid, "time": fact.time}

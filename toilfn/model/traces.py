@@ -1,4 +1,4 @@
-"""The identities of spans, by which `toilfn trace` and the programs of tasks mean the same ones.
+"""Compute the identities of spans, so that `toilfn trace` and the programs of tasks use the same ones.
 
 They are W3C trace contexts, as in the environment variable ``TRACEPARENT``: version, trace, span and flags.
 """

@@ -107,7 +107,7 @@ class Scheduler:
 
     @property
     def wake_at(self) -> float | None:
-        """The time at which to call `dispatch` even if no event arrives; None if there is no such time."""
+        """The time at which to call `dispatch` even if no event arrives; None if no time is due."""
         times = (
             self._backoff[0][0] if self._backoff else None,
             self._running.wake_at(is_all_started=not self._ready),
@@ -373,7 +373,7 @@ class Scheduler:
             self._state.move(task, State.WAITING)
 
     def _give_up(self, task: TaskState, commands: list[Command]) -> None:
-        """Give up a task that requests more than the cluster can ever offer."""
+        """Fail a task that requests more than the cluster can ever offer."""
         self._state.move(task, State.FAILED)
         commands.append(GaveUp(task.id, Cause.INPUT))
         self._checkpoints.give_up(task.id)
@@ -493,7 +493,7 @@ class Scheduler:
             self._give_up_beside(self._services.serving(), self._tasks[blocked[0]], commands)
 
     def _give_up_beside(self, services: Iterable[TaskId], task: TaskState, commands: list[Command]) -> None:
-        """Give up a task for which there is no room beside services."""
+        """Fail a task for which there is no room beside services."""
         commands.append(Deadlock(task.id, tuple(services)))
         self._give_up(task, commands)
 

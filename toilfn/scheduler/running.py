@@ -296,7 +296,7 @@ class RunningBatches:
     # Batches that take too long
 
     def wake_at(self, *, is_all_started: bool) -> float | None:
-        """Return the time at which `due` may next return a batch; None if there is no such time."""
+        """Return the time at which `due` may next return a batch; None if no time is due."""
         times = [self._overdue[0][0]] if self._may_recall(is_all_started) else []
         if self._kills:
             times.append(self._kills[0][0])

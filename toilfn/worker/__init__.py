@@ -1,1 +1,1 @@
-"""A worker: it runs one attempt after the other, and prepares the surroundings of each."""
+"""Run one attempt after the other, and prepare the surroundings of each."""

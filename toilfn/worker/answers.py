@@ -1,4 +1,4 @@
-"""A worker's messages to its leader: collected for a moment, then sent together."""
+"""Collect a worker's messages to its leader for a moment, and send them together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Answers:
     def warn(self, name: str, text: str) -> None:
         """Keep a warning of a running task of this name for the next `flush`.
 
-        It takes no lock: a process that the task forks while the other thread sends would wait for that lock for ever.
+        It takes no lock: a process that the task forks while the other thread sends would wait for that lock forever.
         """
         self._warnings.append((name, text))
 
@@ -70,9 +70,9 @@ class Answers:
             self._say(Running(task, start))
 
     def begin(self) -> None:
-        """Note that the next task begins; if the leader knows about the previous task, report now how that task ended.
+        """Note that the next task begins; if the leader knows about the previous task, report its result first.
 
-        Else it would charge that one if the next task ends this process at once.
+        Otherwise it would charge the previous task if the next one ends this process at once.
         """
         if self._has_announced:
             with self._lock:
@@ -93,7 +93,7 @@ class Answers:
             self._say(Started(task, value))
 
     def returned(self, take: Callable[[], Iterable[TaskId]]) -> None:
-        """Return tasks back; they are taken when nothing else can be said meanwhile."""
+        """Return tasks; they are taken when no other message can be sent meanwhile."""
         with self._lock:
             tasks = list(take())
             self.flush()

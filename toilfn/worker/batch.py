@@ -1,4 +1,4 @@
-"""The tasks of one message to a worker: which comes next, and which cannot run here."""
+"""The tasks of one message to a worker: decides which comes next, and which cannot run here."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Batch:
         return refused
 
     def ended(self, attempt: Attempt, result: records.Outcome | records.Failure) -> TaskId | None:
-        """Take note of how an attempt ended; return the task that follows as a tail call, if any."""
+        """Note the result of an attempt; return the task that follows as a tail call, if any."""
         child = self._tail_call(attempt, result)
         if child is not None and isinstance(result, records.Outcome):
             self._following = Attempt(child, 1, self._limits(child, attempt))
@@ -144,7 +144,7 @@ class Batch:
 
 
 def _fits(child: Mapping[str, Any], parent: Mapping[str, Any]) -> bool:
-    """Return whether a child may run with what its parent was given."""
+    """Return whether a child may run with the resources of its parent."""
     if child is parent:
         return True
     return all(child.get(name) == parent.get(name) for name in _ALIKE) and all(

@@ -26,7 +26,7 @@ Programs that print append, wherever the position is.
 
 
 class Capture:
-    """Gives each attempt's part of the output.
+    """Captures output, and divides it among attempts.
 
     Parameters
     ----------
@@ -79,12 +79,12 @@ class Capture:
                 left = left[os.write(1, left) :]
 
     def peek(self, start: int) -> bytes:
-        """Return whole lines from a place on, without taking them; at most about as much as is kept of an attempt."""
+        """Return whole lines from a position on, without taking them, up to about the limit for an attempt."""
         data = os.pread(self._fd, self._limit, start)
         return data[: data.rfind(b"\n") + 1]
 
     def peek_end(self, start: int, most: int) -> tuple[bytes, int]:
-        """Return at most so many of the last bytes after a place, without taking them, and the place after them."""
+        """Return the last bytes after a position, at most so many, without taking them, and the position after them."""
         end = max(start, os.fstat(self._fd).st_size)
         return os.pread(self._fd, most, max(start, end - most)), end
 
@@ -107,7 +107,7 @@ class Capture:
         return data
 
     def _check_descriptors(self) -> None:
-        """See to it that output comes here, also if a task has closed or redirected its standard descriptors."""
+        """Restore the standard descriptors if a task has closed or redirected them, so that output is captured."""
         with suppress(OSError):  # closed, or a pipe
             if os.lseek(1, 0, os.SEEK_CUR) == os.lseek(2, 0, os.SEEK_CUR) == _UNUSUAL:
                 return
@@ -144,7 +144,7 @@ def _regular(path: str) -> int | None:
 
 
 class NoCapture:
-    """Leaves output where it goes: for tasks that run in the user's own process."""
+    """Leaves output alone: for tasks that run in the user's own process."""
 
     position = 0
 

@@ -80,18 +80,18 @@ class Context:
 
     @property
     def temp_dir(self) -> Path:
-        """A directory of this attempt's own, where it starts; it is removed when the attempt ends."""
+        """The attempt's own directory, in which it starts; it is removed when the attempt ends."""
         if self._temp_dir is None:
             self._temp_dir = self._scratch.new_dir() if self._own is None else self._own.path
         return self._temp_dir
 
     def scratch_dir(self) -> Path:
-        """Create a directory outside of the attempt's own; it is removed when the worker ends."""
+        """Create a directory outside the attempt's own; it is removed when the worker ends."""
         return self._scratch.new_dir()
 
     @property
     def has_temp_dir(self) -> bool:
-        """Whether anyone has used `temp_dir` yet."""
+        """Whether `temp_dir` has been used yet."""
         return self._temp_dir is not None or not (self._own is None or self._own.is_untouched())
 
     def defer(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> Deferred:
@@ -126,7 +126,7 @@ class Context:
         Parameters
         ----------
         look : callable
-            Called while all is there that goes now; not if there is nothing.
+            Called before the directory is removed, if there is one.
         """
         if self._deferred:
             look()

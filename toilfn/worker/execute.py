@@ -1,4 +1,4 @@
-"""One attempt of one task: from its record to an outcome or a failure."""
+"""Run one attempt of a task, from its record to an outcome or a failure."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _logger = logging.getLogger(__name__)
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _NOT_CORE = ("clusters", "cwl", "stores", "wdl")
-"""Subpackages of toilfn whose frames say something to users."""
+"""Subpackages of toilfn whose frames are useful to users."""
 _LONGEST = 500
 _MOST_LINES = 1000
-"""Lines of a traceback that a store keeps; the text of an exception may have any number."""
+"""The most lines of a traceback that a store keeps; the text of an exception may be longer."""
 _LAST_LINES = 20
 """Lines of a failed command's output that are shown."""
 
@@ -160,7 +160,7 @@ def _output(error: BaseException) -> str:
 
 
 def _leave_out_own(part: traceback.TracebackException) -> bool:
-    """Keep the frames of others, if there are any; say whether there are."""
+    """Keep only the frames outside toilfn's core, if there are any; return whether there are."""
     kept = [frame for frame in part.stack if not _is_core(frame.filename)]
     if kept:
         part.stack = traceback.StackSummary.from_list(kept)
@@ -180,28 +180,28 @@ _LARGE_LOG = 64 * 1024
 
 
 class Attempt(NamedTuple):
-    """A task to be run, and how."""
+    """A task to run, and the limits of this attempt."""
 
     task: records.TaskRecord
     number: int
-    """1 for the first."""
+    """The number of the attempt, from 1."""
     limits: Mapping[str, Any]
     """See `docs/architecture.md`, "Messages between leader and worker"."""
 
 
 class Output(Protocol):
-    """Where an attempt's log comes from."""
+    """The source of an attempt's log."""
 
     @property
     def position(self) -> int:
-        """Where the next attempt's log starts."""
+        """The position at which the next attempt's log starts."""
 
     def take(self) -> bytes:
         """Return the output since the last call."""
 
 
 class _OnlyThisProcess:
-    """Ends other processes than its own where they leave a ``with`` block.
+    """Ends each process except its own when it leaves a ``with`` block.
 
     A task may fork, and the child may come back from the task's code, by an exception or by returning. It must not
     answer for the task, nor clean up after it: both are for its parent.
@@ -244,7 +244,7 @@ class AttemptRunner:
     output : Output
         Captures the output of attempts.
     slot : Slot
-        Where to say what is being done.
+        Shows the cluster which task runs.
     surroundings : Surroundings
         Directory and environment of the attempts.
     fatal : type of exceptions, or several
@@ -279,7 +279,7 @@ class AttemptRunner:
         self.blobs = blobs or BlobCache(store.get_blob)
 
     def learn(self, functions: Iterable[records.Function], *, recorded: bool) -> None:
-        """Take note of functions that tasks will name by their digests, and whether the store has their records."""
+        """Add functions that tasks will name by their digests, with whether the store has their records."""
         for function in functions:
             self._records.setdefault(function.digest, function)
             if recorded:
@@ -295,7 +295,7 @@ class AttemptRunner:
         return options.merge(function, task.options) if task.options else function
 
     def run(self, attempt: Attempt, payloads: Payloads, host: Host = NOBODY) -> records.Outcome | records.Failure:
-        """Build an attempt.
+        """Run an attempt.
 
         Parameters
         ----------
@@ -337,7 +337,7 @@ class AttemptRunner:
         return self._end(attempt, result, files, meter)
 
     def look(self) -> None:
-        """See what disk the attempt takes that runs, if there is one; another thread calls this periodically."""
+        """Measure the disk space of the running attempt, if there is one; another thread calls this periodically."""
         disk = self._disk
         if disk is not None:
             disk.look()
@@ -388,7 +388,7 @@ class AttemptRunner:
         self, value: Any, context: Context, files: TaskFiles, task: records.TaskRecord, disk: DiskUse
     ) -> Recorded:
         try:
-            # Files in a value are moved into the store: what disk they take is measured before.
+            # Files in a value are moved into the store, so the disk space is measured before.
             if (type(value) not in ATOMS and disk.measure()) or files.deleted:
                 value = files.adopt(value)
             running = RunningFunction(self._records[task.function], self._functions[task.function])
@@ -448,7 +448,7 @@ def _failure(
 
 
 def _or_default(measure: Callable[[], T], default: T) -> T:
-    """Do what may fail in unforeseen ways: a task's answer must not be lost for its log or its statistics."""
+    """Return a function's result, or a default if it fails: a lost log must not lose the task's answer."""
     try:
         return measure()
     except Exception:

@@ -1,4 +1,4 @@
-"""Batches run in the leader's own process, for `toilfn.clusters.local.inline`."""
+"""Run batches in the leader's own process, for `toilfn.clusters.local.inline`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class InProcess:
 
     def __init__(self, store: str, environment: Mapping[str, str]) -> None:
         self._store = store
-        # The user's modules are here already.
+        # This process has the user's modules already.
         self._replaced = replace_variables({k: v for k, v in environment.items() if k != CODE_VARIABLE})
         self._replaced = replace_variables(absolute_places()) | self._replaced
         self._executor = executor_here(open_store(store, create=False))
@@ -66,7 +66,7 @@ class InThread:
     message : bytes
         The batch.
     say, ended : callable
-        Told what a worker would have answered, and the end; both in the thread.
+        Called with the answers of a worker, and at the end; both in the thread.
     """
 
     def __init__(

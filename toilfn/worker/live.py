@@ -62,7 +62,7 @@ class Warnings(logging.Handler):
 
 
 class Tail:
-    """Gives the lines that the running attempt has printed since the last time.
+    """Returns the lines that the running attempt has printed since the last call.
 
     Parameters
     ----------
@@ -95,9 +95,9 @@ _MOST_IN_BACKUP = 16 * 1024
 
 
 class Backup:
-    """Sends the end of a long attempt's output periodically, in case its container is killed with all that is in it.
+    """Sends the end of a long attempt's output periodically, in case its container is killed with all its files.
 
-    The pauses grow, and quick attempts give nothing: each message is an object in the store.
+    The pauses grow, and quick attempts send nothing, since each message is an object in the store.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ _STREAM = "TOILFN_STREAM_LOGS"
 """The environment variable that is set where the leader gets the output of tasks while they run."""
 
 _STORE_PERIOD = 5.0
-"""The same if each message is an object in the store."""
+"""The same period if each message is an object in the store."""
 
 
 class Terminated(BaseException):
@@ -222,7 +222,7 @@ class WarmWorker:
 
 
 def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
-    """Be a warm worker of a local cluster until it closes the wire."""
+    """Run as a warm worker of a local cluster until it closes the wire."""
     for fd in (wire_fd, life_fd, slot_fd):
         os.set_inheritable(fd, False)
     _die_with(life_fd)
@@ -321,7 +321,7 @@ def _install_code(blobs: BlobCache, folder: Path) -> None:
 
 
 def _greeting(wire: Wire) -> tuple[str, list[str]]:
-    """Read the first message: the store's URL, and where modules are found."""
+    """Read the first message: the store's URL, and the folders of modules."""
     messages: list[bytes] | None = []
     while messages == []:
         messages = wire.receive()
@@ -352,13 +352,13 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _forget_terminate() -> None:
-    """Let a process that a task forks die of a signal as any other does."""
+    """Restore the default handling of SIGTERM in processes that tasks fork."""
     if signal.getsignal(signal.SIGTERM) is _terminate:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _crash() -> NoReturn:
-    """End at once by a fault of the worker's own, without waiting for functions and threads that tasks have left."""
+    """End at once because of an error in the worker itself, without waiting for functions and threads of tasks."""
     try:
         traceback.print_exc()
         flush()
@@ -399,7 +399,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _save_addresses() -> None:
-    """Have all threads share one heap where a job's address space is limited, as by h_vmem of Grid Engine.
+    """Make all threads share one heap if a job's address space is limited, as by h_vmem of Grid Engine.
 
     Otherwise glibc reserves 64 MiB of it for each thread, and the threads of a bucket's driver leave the task nothing.
     """
@@ -411,7 +411,7 @@ def _save_addresses() -> None:
 
 
 def start() -> NoReturn:
-    """Be the process of a worker, whatever threads and `atexit` functions its tasks leave behind."""
+    """Run a worker, and end its process, whatever threads and `atexit` functions its tasks leave behind."""
     try:
         open_closed_descriptors()
         _save_addresses()

@@ -1,4 +1,4 @@
-"""Settings and code that a leader passes to workers on other machines, in blobs that environment variables name."""
+"""Pass settings and code to workers on other machines, in blobs that environment variables name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _STAYS = re.compile(
     r"|TE?MP|TMPDIR|WAYLAND_DISPLAY|DBUS_SESSION_BUS_ADDRESS|(XDG|SSH|TOILFN|DASK|BASH_FUNC|KUBERNETES|TMUX|STY)_.*"
     r"|(SLURM|PBS|LSB|LS|LSF|SGE|JOB|CONDOR|_CONDOR|OMPI|PMI|PMIX|MPI|CUDA_VISIBLE)_.*|PE_HOSTFILE|NSLOTS"
 )  # fmt: skip
-"""Variables that say something of the leader's own machine, login or job."""
+"""Variables that describe the leader's own machine, login or job."""
 
 _SECRET = re.compile(
     r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|COOKIE|(API|ACCESS|AUTH).?KEY|_(KEY|AUTH|PWD)$", re.I

@@ -1,6 +1,6 @@
 """The values that the tasks of a batch may need, as payloads: each consumer loads its own copies.
 
-`explained` says why a value cannot be one.
+`explained` describes why a value cannot be pickled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BlobCache:
     Parameters
     ----------
     read : callable
-        Gives a blob's bytes.
+        Returns a blob's bytes.
     capacity : int
         How many bytes to keep.
     """

@@ -1,4 +1,4 @@
-"""Running a service: its start, its checks, and its end, whichever side stops it."""
+"""Run a service: its start, its checks, and its end, whichever side stops it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def stop_flag(batch: str) -> str:
 
 
 class StoreWish:
-    """The wish to stop, from the store: for workers that their leader cannot talk to.
+    """Reads the wish to stop from the store, for workers that their leader cannot reach.
 
     A service also stops when its leader is dead or another one has taken over: that starts its own.
     """

@@ -1,4 +1,4 @@
-"""The surroundings of an attempt, and how its process is restored for the next one.
+"""Set up the surroundings of an attempt, and restore its process for the next one.
 
 A worker runs one attempt after the other, and no attempt may see the changes of an earlier one: `Surroundings` gives
 each its directory and environment variables, and `ProcessState` restores what the attempt left altered.
@@ -124,7 +124,7 @@ class Surroundings:
             sys.modules["__main__"] = main
 
     def restore_environment(self) -> None:
-        """Take what is here now for what the attempt found: all that it needs is loaded, and its code runs next."""
+        """Count all changes so far as earlier than the attempt: all that it needs is loaded, and its code runs next."""
         if self._state is not None:
             self._state.restore_environment(self._replaced)
 
@@ -156,7 +156,7 @@ def put_back(replaced: Mapping[str, str | None]) -> None:
 
 
 class ProcessState:
-    """The parts of a process that any code may change, as they were before a task.
+    """Remembers the parts of a process that any code may change, as they were before a task.
 
     Most tasks change nothing, and `_is_same` sees that in a few microseconds.
     """
@@ -191,11 +191,11 @@ class ProcessState:
         self._loggers.take()
 
     def expect(self, name: bytes, value: bytes) -> None:
-        """Take a value of a variable for the one that was there before the task."""
+        """Treat a value of a variable as the one from before the task."""
         self._variables[name] = value
 
     def restore_environment(self, replaced: Mapping[str, str | None]) -> None:
-        """Take note of what modules have changed that were imported since, and seed random numbers afresh."""
+        """Accept the changes by modules that were imported since, and seed random numbers again."""
         tempfile.tempdir = None  # the folder of earlier code: each task looks at its own TMPDIR
         if len(sys.modules) != self._modules:
             self.take()
@@ -322,7 +322,7 @@ _ITIMER_REAL = int(signal.ITIMER_REAL)
 
 
 def _numbers() -> tuple[int, float | None, bool, float, Any, Any]:
-    """Return the numbers and functions that Python keeps for the whole process or thread."""
+    """Return the numbers and functions that Python has for the whole process or thread."""
     return (
         sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled(), sys.getswitchinterval(), sys.gettrace(),
         sys.getprofile(),
@@ -330,7 +330,7 @@ def _numbers() -> tuple[int, float | None, bool, float, Any, Any]:
 
 
 def _objects() -> tuple[object, ...]:
-    """Return the objects of which there is one, and which a task may replace by another."""
+    """Return the single objects that a task may replace."""
     return (
         os.environ, sys.path, sys.argv, sys.stdin, sys.stdout, sys.stderr, sys.excepthook, sys.displayhook,
         threading.excepthook, warnings.filters, warnings.showwarning, warnings.formatwarning, logging.root.manager,
@@ -450,7 +450,7 @@ class _Loggers:
         )
 
     def restore(self) -> None:
-        """Make them as they were; a logger that is new becomes one that nothing was set for."""
+        """Restore all loggers; new loggers get the default settings."""
         if self._manager.disable != self._disabled:
             self._manager.disable = self._disabled
         if len(self._manager.loggerDict) != self._count:

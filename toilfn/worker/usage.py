@@ -1,4 +1,4 @@
-"""The resources that an attempt uses: time, processor time, memory, disk, bytes read and written."""
+"""Measure the resources of an attempt: time, processor time, memory, disk, bytes read and written."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ WORKER_MEMORY_VARIABLE = "TOILFN_WORKER_MEMORY"
 T = TypeVar("T")
 
 _LONG = 0.02
-"""Memory and input of attempts that took less than this many seconds are not measured: that would take as long."""
+"""Memory and input of attempts of less than this many seconds are not measured: that would take as long."""
 
 _PAGE = mmap.PAGESIZE
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Meter:
-    """Measures from when it is made."""
+    """Measures an attempt from the moment of its creation."""
 
     __slots__ = ("_children", "_clock", "_cpu", "_io", "_outside", "_pid", "_start", "base")
 
@@ -74,7 +74,7 @@ class Meter:
 
 
 class _Outside:
-    """The usage of processes that work for this one but are not its children, such as containers; counted as if."""
+    """The usage of processes, such as containers, that work for this one and are not its children."""
 
     cpu = 0.0
     peak = 0
@@ -84,7 +84,7 @@ _outside = _Outside()
 
 
 def add_outside(cpu: float, memory: int) -> None:
-    """Count what something has taken that this process has not started itself.
+    """Add the usage of processes that this process has not started itself.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def _children_cpu() -> float:
 
 
 def resident() -> int:
-    """Return how many bytes of memory this process has now; 0 where the system does not tell quickly."""
+    """Return how many bytes of memory this process has now; 0 if reading it is slow."""
     fd = _statm_file()
     return int(os.pread(fd, 64, 0).split(None, 2)[1]) * _PAGE if fd >= 0 else 0
 
@@ -117,7 +117,7 @@ def _statm_file() -> int:
 
 
 def spare_memory() -> int:
-    """Return how many bytes of the memory that is meant for the worker itself it does not take yet."""
+    """Return how many bytes of the worker's own memory are still unused."""
     return max(0, int(os.environ.get(WORKER_MEMORY_VARIABLE, "0")) - resident())
 
 
@@ -138,7 +138,7 @@ def _io_counters() -> bytes:
 
 
 class _Recent(Generic[T]):
-    """The last reading of something: quick attempts share one, since a reading takes as long as such a task.
+    """Keeps the last reading, which quick attempts share, since a reading takes as long as such a task.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ class DiskUse:
         self._next_look = began + max(_LOOK, took * _SHARE)
 
     def measure(self) -> bool:
-        """Look now; returns whether there is anything to be looked at."""
+        """Look now; return whether there is a directory to look at."""
         has_any = self._context.has_temp_dir
         if has_any:
             self.peak = max(self.peak, _size(self._context.temp_dir))

@@ -1,1 +1,1 @@
-"""A run folded from its log: what status, statistics, the report and the pages show, without objects for tasks."""
+"""Fold the log of a run into columns, without objects for tasks, for status, statistics, the report and the pages."""

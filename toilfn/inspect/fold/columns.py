@@ -1,4 +1,4 @@
-"""The parts of a fold: what is kept of tasks, kinds, workers and attempts.
+"""The parts of a fold: tasks, kinds, workers and attempts.
 
 The first classes keep statistics of very many values in little memory: `Curve`, `Levels`, `Figures`, `Usage`.
 """
@@ -29,7 +29,7 @@ _STRETCHES = 2048
 
 
 class Curve(NamedTuple):
-    """A level over time, for drawing."""
+    """A quantity over time, for drawing."""
 
     means: list[float]
     """Of each stretch."""
@@ -38,9 +38,9 @@ class Curve(NamedTuple):
 
 
 class Levels:
-    """One level: how many, or how much, at each time. The area below the curve is always exact.
+    """A quantity at each time. The area below the curve is always exact.
 
-    The numbers that are kept say by how much the mean of a stretch differs from that of the one before, so that a
+    Each number is the difference between the mean of a stretch and that of the one before, so that a
     span of any length changes four of them.
     """
 
@@ -50,20 +50,20 @@ class Levels:
         self._changes = [0.0] * (_STRETCHES + 2)
 
     def take(self, changes: Mapping[int, float], factor: float = 1.0) -> None:
-        """Add changes as `Spans.changes` gives them, times a factor."""
+        """Add the result of `Spans.changes`, multiplied by a factor."""
         own = self._changes
         for stretch, change in changes.items():
             own[stretch] += factor * change
 
     def step(self, moment: float, amount: float) -> None:
-        """Raise the level by an amount from a moment on, in stretches since the beginning."""
+        """Raise the level by an amount from a moment on, which is in stretches since the beginning."""
         first = int(moment)
         part = (first + 1 - moment) * amount
         self._changes[first] += part
         self._changes[first + 1] += amount - part
 
     def plus(self, other: Levels, factor: float = 1.0) -> Levels:
-        """Return the sum of both, the other times a factor."""
+        """Return the sum of this and another one, which is multiplied by a factor."""
         both = Levels()
         both._changes = [mine + factor * its for mine, its in zip(self._changes, other._changes, strict=True)]
         return both
@@ -105,7 +105,7 @@ class Spans:
         self._spans = list(zip(firsts, lasts, lengths, starts, ends, strict=True))
 
     def changes(self, amounts: Iterable[float]) -> dict[int, float]:
-        """Return by how much the mean of each stretch is above that of the one before, given each span's amount."""
+        """Return the difference between each stretch's mean and that of the one before, given each span's amount."""
         areas: defaultdict[int, float] = defaultdict(float)
         changes: defaultdict[int, float] = defaultdict(float)
         for (first, last, length, start, end), amount in zip(self._spans, amounts, strict=False):
@@ -140,7 +140,7 @@ class Timescale:
     width : float
         Seconds of one stretch.
     end : float
-        The latest time that was seen.
+        The latest time so far.
     """
 
     def __init__(self, begin: float) -> None:
@@ -154,7 +154,7 @@ class Timescale:
         return self.levels[-1]
 
     def reach(self, end: float) -> None:
-        """See that a time can be noted."""
+        """Extend the scale so that it includes a time."""
         self.end = max(self.end, end)
         while self.end - self.begin >= self.width * (_STRETCHES - 1):
             self.width *= 2
@@ -162,20 +162,20 @@ class Timescale:
                 level.halve()
 
     def spans(self, starts: Sequence[float], ends: Sequence[float]) -> Spans:
-        """Return the spans between moments, in seconds since the epoch, without what was before the beginning."""
+        """Return the spans between moments, in seconds since the epoch, cut off at the beginning."""
         self.reach(max(ends))
         begin, each = self.begin, 1 / self.width
         froms = [(start - begin) * each if start > begin else 0.0 for start in starts]
         return Spans(froms, [(end - begin) * each if end > begin else 0.0 for end in ends])
 
     def place(self, moment: float) -> float:
-        """Return where a moment is, in stretches since the beginning; one before the beginning is at the beginning."""
+        """Return a moment in stretches since the beginning; an earlier one counts as the beginning."""
         self.reach(moment)
         return max(0.0, moment - self.begin) / self.width
 
     @property
     def used(self) -> int:
-        """How many stretches there are until the end."""
+        """The number of stretches until the end."""
         return min(_STRETCHES, int((self.end - self.begin) / self.width) + 1)
 
     def points(self, points: int) -> tuple[list[float], float]:
@@ -192,7 +192,7 @@ FIGURES = ("min", "median", "mean", "max", "total")
 
 
 class Figures:
-    """The least, median, mean and greatest of values that are not kept.
+    """The least, median, mean and greatest value of very many, without keeping them all.
 
     A full block of values is sorted, and every second one continues with twice the weight.
     """
@@ -255,7 +255,7 @@ def _middle(values: list[float]) -> float:
 
 
 class Sums(NamedTuple):
-    """Sums over attempts, failed ones too. Memory counts by the time for which it was held, where its use is known."""
+    """Sums over all attempts. Memory is multiplied by the time for which it was held, if its use is known."""
 
     attempts: int = 0
     failed: int = 0
@@ -265,14 +265,14 @@ class Sums(NamedTuple):
     cores_asked: float = 0.0
     """Cores times seconds."""
     memory_asked: float = 0.0
-    """Bytes times seconds, as the next."""
+    """Bytes times seconds; the following fields, too."""
     memory_used: float = 0.0
     read: float = 0.0
     written: float = 0.0
     requests: float = 0.0
 
     def plus(self, other: Sums) -> Sums:
-        """Add up both."""
+        """Return the sum of both."""
         return Sums._make(mine + its for mine, its in zip(self, other, strict=True))
 
 
@@ -282,7 +282,7 @@ _FROM_COLUMNS = {"wall": 1, "cpu": 2, "memory": 3, "worker": 10, "disk": 9, "rea
 
 
 class Usage:
-    """The resources that the attempts of tasks of one name used: measures of those that succeeded, sums of all."""
+    """The resources that attempts of tasks of one name used: measures of successful attempts, and sums of all."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -359,16 +359,16 @@ def total(usages: Iterable[Usage]) -> Sums:
 
 
 class Detail(IntEnum):
-    """How much is kept; each includes those before it."""
+    """How much a fold keeps; each value includes those before it."""
 
     STATES = 0
-    """States, errors, what runs."""
+    """States, errors and running tasks."""
     USAGE = 1
     """Statistics of each kind."""
     CURVES = 2
     """Levels over time, workers, and how kinds lead to each other."""
     ATTEMPTS = 3
-    """Every attempt: its times, and where its record is."""
+    """All attempts: their times, and the places of their records."""
 
 
 class Row(NamedTuple):
@@ -380,9 +380,9 @@ class Row(NamedTuple):
     name: str
     state: State
     attempts: int
-    """Those that ended."""
+    """The number of finished attempts."""
     since: float
-    """When it was given to the cluster, if it is there now; seconds since the epoch."""
+    """When it was given to the cluster, if it is there now, in seconds since the epoch."""
     job: str
     reason: str
     """Why the job waits, in the words of the cluster's system."""
@@ -418,7 +418,7 @@ class Kind:
 
 
 class Variant(NamedTuple):
-    """Tasks of one kind that ask for the same."""
+    """Tasks of one kind that request the same resources."""
 
     kind: Kind
     asked: Resources
@@ -427,7 +427,7 @@ class Variant(NamedTuple):
 
 
 class Worker:
-    """A process that ran attempts, or all on one host when there are very many."""
+    """A process that ran attempts; or all processes of one host, when there are very many."""
 
     __slots__ = ("attempts", "busy", "cpu", "failed", "host", "levels", "process")
 
@@ -440,12 +440,12 @@ class Worker:
 
 
 class Attempts:
-    """The columns of all attempts, in the order in which they ended.
+    """The columns of all attempts, in the order in which they finished.
 
     Attributes
     ----------
     is_whole : bool
-        False if there are too many, so that none is kept.
+        False if there are too many, so that none are kept.
     """
 
     def __init__(self, *, is_whole: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The resources that attempts used: blocks of attempts are brought into statistics, levels over time and workers."""
+"""Add blocks of attempts to the statistics, levels and workers of a fold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_WORKERS = 256
 
 
 class _Buffer:
-    """Attempts of a variant that are not in the figures yet."""
+    """Attempts of a variant that have not been added to the figures yet."""
 
     __slots__ = ("given", "stats", "waits")
 
@@ -29,7 +29,7 @@ class _Buffer:
 
 
 class Measures:
-    """Takes attempts that ended.
+    """Adds up finished attempts.
 
     Attributes
     ----------
@@ -107,13 +107,13 @@ class Measures:
                 self.stored.step(place, size)
 
     def remove(self, moment: float, names: Iterable[str]) -> None:
-        """Note that blobs were removed; without a moment, at the latest time that is known."""
+        """Note that blobs were removed; without a moment, at the latest known time."""
         if self.scale is not None:
             place = self.scale.place(moment or self.scale.end)
             self.stored.step(place, -sum(self._sizes.pop(_short(name), 0) for name in names))
 
     def flush(self) -> None:
-        """Bring all attempts into the figures."""
+        """Add all waiting attempts to the figures."""
         for (_, is_done), (variant, buffer) in self._buffers.items():
             self._flush(variant, is_done, buffer)
         self._buffers.clear()
@@ -155,7 +155,7 @@ class Measures:
 
 
 def _short(name: str) -> int:
-    """Return a number for a name: very many names would need much memory. It is the same in every process."""
+    """Return a number for a name, the same in every process: very many names would need much memory."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest(), "big")
 
 

@@ -1,4 +1,4 @@
-"""How a fold reads the log: blocks of records of the most frequent kinds at once, all others one by one."""
+"""Read a log into a fold: records of the most frequent kinds in blocks, all others one by one."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ NEVER = (0.0, "")
 _CLOSED = (DONE, UNKNOWN)
 """States of tasks of which further attempts do not count."""
 _FEW = 100_000
-"""Attempts that are kept where only curves are wanted: so many can be drawn one by one."""
+"""The most attempts that are kept where only curves are wanted: so many can be drawn one by one."""
 _ROWS = 4096
-"""By how many rows columns of tasks grow."""
+"""The number of rows by which columns of tasks grow."""
 _READ_AGAIN = 5
 """How often a log is read from its start when its leader compacts it meanwhile."""
 _TOGETHER = 512
 """The most records that are taken together."""
 _ALONE = 3
-"""So few records are quicker to take one by one."""
+"""So few records are read more quickly one by one."""
 _FIELDS = len(Stats._fields)
 
 
@@ -333,7 +333,7 @@ class Reader:
         return True
 
     def _need(self, rows: slice, needs: Sequence[Sequence[TaskId]], variants: array[int]) -> None:
-        """Note which tasks some new ones need."""
+        """Note the needs of new tasks."""
         wanted = list(chain.from_iterable(needs))
         edges = [number for number in map(self._ids.get, wanted) if number is not None]
         if len(edges) < len(wanted):  # of tasks that are not recorded yet
@@ -362,7 +362,7 @@ class Reader:
         return number
 
     def _make_room(self) -> None:
-        """Lengthen the columns of tasks longer, by many rows at a time."""
+        """Lengthen the columns of tasks, by many rows at a time."""
         self._state.extend(bytes([UNKNOWN]) * _ROWS)
         for column in (self._variant, self._ended_count, self._first, self._count, self._lead_first, self._lead_count):
             column.frombytes(bytes(column.itemsize * _ROWS))
@@ -495,7 +495,7 @@ class Reader:
         return True
 
     def _attempt(self, task: int, stats: Sequence[Any], is_done: bool, cause: int, offset: int, size: int) -> None:
-        """Note an attempt that ended."""
+        """Note a finished attempt."""
         given, _ = self._under_way.pop(task, NEVER)
         self._ended_count[task] += 1
         if self.detail < Detail.USAGE:
@@ -551,7 +551,7 @@ class Reader:
     # When a task could have started
 
     def _waits(self, tasks: Sequence[int], starts: Sequence[float]) -> list[float]:
-        """Return how long attempts waited: from when all that they need was complete, or the last one failed."""
+        """Return how long attempts waited since their needs were complete or the previous attempt failed."""
         failed, edges, firsts, counts = self._failed_at, self._edges, self._first, self._count
         completion = self._completion if self._leads else self._ended.__getitem__
         runs = [run.time for run in self.runs]
@@ -574,7 +574,7 @@ class Reader:
         return waits
 
     def _completion(self, wanted: int) -> float:
-        """Return when a task and all it led to was done; with a stack, since chains of tasks are deep."""
+        """Return when a task and all tasks that it led to were done; without recursion, since chains are deep."""
         if not self._lead_count[wanted]:
             return self._ended[wanted]
         complete, stack = self._complete, [wanted]

@@ -1,4 +1,4 @@
-"""`Fold`: the state of a store, read from its log piece by piece; columns of numbers take the place of objects."""
+"""`Fold`: the state of a store, read from its log piece by piece into columns of numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Fold(Reader):
     Attributes
     ----------
     cursor : int
-        The number of the log's segment that was read last.
+        The number of the log's last segment that was read.
     runs : list of Run
     epochs : list of Epoch
     ends : dict of int to End
@@ -49,7 +49,7 @@ class Fold(Reader):
 
     @property
     def size(self) -> int:
-        """How many tasks are known, also from the names that others have of them."""
+        """How many tasks are known, with those that only records of other tasks name."""
         return len(self._ids)
 
     @property
@@ -153,11 +153,11 @@ class Fold(Reader):
         return [task for task in self._below(number) if self._state[task] != UNKNOWN]
 
     def error_of(self, number: int) -> str:
-        """Return why the last attempt of a task failed; empty if it did not."""
+        """Return why the last attempt of a task failed; empty if it did not fail."""
         return self._problems.get(number, ("", ""))[1]
 
     def count_of(self, number: int) -> int:
-        """Return how many attempts of a task have ended."""
+        """Return the number of a task's finished attempts."""
         return self._ended_count[number]
 
     def worker(self, number: int) -> tuple[str, int]:
@@ -172,7 +172,7 @@ class Fold(Reader):
         return last if 0 <= last < len(self.attempts.task) else None
 
     def position(self, attempt: int) -> Position:
-        """Return where in the log the record of an attempt is."""
+        """Return the place of an attempt's record in the log."""
         kept = self.attempts
         return Position(kept.segments[kept.segment[attempt]], kept.offset[attempt], kept.size[attempt])
 

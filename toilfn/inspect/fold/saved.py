@@ -1,4 +1,4 @@
-"""Folds in files, so that a log that was read once is not read from its start again.
+"""Keep folds in files, so that a log is not read from its start again.
 
 A file holds the columns of a fold and the place in the log up to which they were filled. It is a cache: a file that is
 damaged, of another store, or of another version of these modules is not used. A file can only hold data of the
@@ -31,11 +31,11 @@ from toilfn.stores import Store
 __all__ = ["FEW", "SavedFold"]
 
 FEW = 5_000
-"""Tasks and attempts that are read again quickly enough."""
+"""The number of tasks and attempts that are quick enough to read again."""
 _MORE = 20
-"""A file is written again when the fold has grown by this part of it."""
+"""A file is written again when the fold has grown by more than a twentieth."""
 _MARK, _HEAD = 32, 36
-"""Bytes of the mark with which files begin, and of the mark with the checksum of what follows."""
+"""Bytes of the mark with which files begin, and of the mark together with the checksum of the rest."""
 _CLASSES = {
     f"{each.__module__}.{each.__qualname__}": each
     for each in (Attempts, Kind, Variant, Worker, Detail, Levels, Timescale, Figures, Sums, Usage, Measures,
@@ -57,7 +57,7 @@ class SavedFold:
         self._path = path
         self._detail = detail
         self._size = 0
-        """Of what the file holds."""
+        """The size of the fold in the file."""
 
     def load(self, store: Store) -> Fold:
         """Return the fold of the file; an empty one if the file does not exist or cannot be used."""
@@ -97,7 +97,7 @@ class SavedFold:
             raise
 
     def is_outdated(self, store: Store) -> bool:
-        """Return whether there is a file, but of another version of these modules."""
+        """Return whether there is a file of another version of these modules."""
         try:
             with self._path.open("rb") as file:
                 return file.read(_MARK) != _mark(store, self._detail)
@@ -114,13 +114,13 @@ def _size(fold: Fold) -> int:
 
 
 def _mark(store: Store, detail: Detail) -> bytes:
-    """Return what the file of this store, this detail and this version of the modules begins with."""
+    """Return the mark with which the file of this store, this detail and this version of the modules begins."""
     return hashlib.sha256(f"{store.id} {detail.value} {_version()}".encode()).digest()
 
 
 @cache
 def _version() -> str:
-    """Return a digest of the modules that decide what a fold holds."""
+    """Return a digest of the modules that determine the content of a fold."""
     digest = hashlib.sha256()
     for module in (columns, columns, columns, measures, reading, records):
         digest.update(Path(str(module.__file__)).read_bytes())
