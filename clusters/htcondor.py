@@ -65,7 +65,7 @@ class HTCondorSettings(JobSettings, total=False):
         (``htcondor2``, from the package ``htcondor``) and find a schedd.
     """
 
-    parameters: Mapping[str, str]
+    parameters: Mapping[str, Any]
     bindings: bool
 
 

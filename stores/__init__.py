@@ -68,6 +68,8 @@ def open_store(
     StoreError
         If the place cannot be used. The message says why, and the hint what to do.
     """
+    if not isinstance(url, str | os.PathLike):
+        raise StoreError(f"{url!r} is not the path or URL of a store", hint="write a text, or pass a pathlib.Path")
     if not os.fspath(url):
         raise StoreError("the path or URL of the store is empty", hint="write '.' for the current directory")
     refuse_missing_slashes(url)
@@ -168,7 +170,7 @@ def is_local(url: str | os.PathLike[str]) -> bool:
 
 
 def _path(url: str | os.PathLike[str]) -> str:
-    path = os.path.expanduser(os.fspath(url).removeprefix("file://"))
+    path = _encodable(os.path.expanduser(os.fspath(url).removeprefix("file://")))
     try:
         return os.path.abspath(path)
     except FileNotFoundError:
@@ -176,6 +178,16 @@ def _path(url: str | os.PathLike[str]) -> str:
             f"job store {path}: the path is relative, and the current directory no longer exists",
             hint="change to a directory that exists, or give an absolute path",
         ) from None
+
+
+def _encodable(path: str) -> str:
+    """Return a path as the locale of this process spells it, which may be ASCII: its name is in UTF-8."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        with suppress(UnicodeEncodeError):
+            return os.fsdecode(path.encode(errors="surrogateescape"))
+    return path
 
 
 def temporary_store(workflow: str = "") -> Store:

@@ -15,7 +15,10 @@ from numbers import Real
 
 from toilfn.errors import ResourceError
 
-__all__ = ["format_duration", "format_size", "parse_disk", "parse_duration", "parse_memory", "parse_size"]
+__all__ = [
+    "format_duration", "format_size", "parse_disk", "parse_duration", "parse_memory", "parse_size",
+    "parse_time_limit",
+]  # fmt: skip
 
 _NUMBER = r"(\d[\d_]*\.?\d*|\.\d+)(?:e([+-]?\d{1,2}))?"
 _SIZE = re.compile(rf"{_NUMBER}\s*([kmgtpe]?)(i?)b?", re.IGNORECASE)
@@ -142,6 +145,20 @@ def parse_duration(duration: str | float | timedelta) -> float:
     if re.fullmatch(_NUMBER, text, re.IGNORECASE):
         return float(text)
     return _with_units(duration, text)
+
+
+def parse_time_limit(duration: str | float | timedelta) -> float:
+    """Read a length of time as `parse_duration` does; refuse 0, after which nothing could have happened.
+
+    Raises
+    ------
+    ResourceError
+        If it is not a length of time, or 0.
+    """
+    seconds = parse_duration(duration)
+    if not seconds:
+        raise ResourceError(f"{duration!r} is no time at all", hint="write a time above 0, or leave it out")
+    return seconds
 
 
 def format_duration(seconds: float) -> str:

@@ -14,12 +14,13 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from math import isfinite
 from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from toilfn.clusters.base import LOG_LIMIT, OUTPUT_VARIABLE, Batch, RunContext, worker_command
-from toilfn.errors import InputError
+from toilfn.errors import InputError, ResourceError
 from toilfn.resources import Resources
-from toilfn.units import parse_duration
+from toilfn.units import parse_duration, parse_time_limit
 
 __all__ = [
     "KEEP_OUTPUT", "SECTIONS", "ContainerSettings", "JobSettings", "Submission", "batch_names", "checked", "filtered",
@@ -222,33 +223,51 @@ def _checked(section: str, key: str, value: Any, kind: Any) -> Any:
     kinds = [one if get_origin(one) is None else get_origin(one) for one in union]
     for one, convert in _CONVERTERS.items():  # numbers come first, so that a number stays one if text is also allowed
         if one in kinds and (converted := convert(key, value)) is not None:
-            return converted
+            return _fit(section, key, converted, union[kinds.index(one)])
     if not any(one in _CONVERTERS for one in kinds):
         return value
     expected = " or ".join(_NAMES[one] for one in kinds if one in _NAMES)
-    raise InputError(f"toilfn.{section}.{key}: expected {expected}, got {type(value).__name__} {value!r}")
+    quoted = "write it in quotes" if isinstance(value, bool | float) and str in kinds else None
+    got = f"got {type(value).__name__} {value!r}"
+    raise InputError(f"toilfn.{section}.{key}: expected {expected}, {got}", hint=quoted)
+
+
+def _fit(section: str, key: str, value: Any, kind: Any) -> Any:
+    """Check that a time is one, and convert the values of a mapping."""
+    if key in _TIMES:
+        try:
+            _TIMES[key](value)
+        except ResourceError as error:
+            raise InputError(f"toilfn.{section}.{key}: {error}") from None
+    if get_origin(kind) is not Mapping:
+        return value
+    return {name: _checked(section, f"{key}.{name}", item, get_args(kind)[1]) for name, item in value.items()}
 
 
 def _text(_: str, value: Any) -> str | None:
-    """Return a text, path or number as text: configuration turns an account such as 4711 into a number."""
+    """Return a text, path or whole number as text: configuration turns an account such as 4711 into a number.
+
+    Fractions are refused, since 1e5 and 1.10 would become other texts.
+    """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def _number(_: str, value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) else None
 
 
 def _whole(_: str, value: Any) -> int | None:
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*", value):
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value):
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _truth(_: str, value: Any) -> bool | None:
     if isinstance(value, str):
-        value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower())
+        word = value.strip().lower()
+        return True if word in ("true", "yes", "on", "1") else False if word in ("false", "no", "off", "0") else None
     return bool(value) if isinstance(value, bool) or value in (0, 1) else None
 
 
@@ -280,10 +299,20 @@ _CONVERTERS: dict[Any, Callable[[str, Any], Any]] = {
 _NAMES: dict[Any, str] = {
     str: "text",
     float: "a number",
-    int: "a whole number",
+    int: "a whole number above 0",
     bool: "true or false",
     Sequence: "a list of texts",
     Mapping: "a mapping",
+}
+
+
+_TIMES: dict[str, Callable[[Any], float]] = {
+    "walltime": parse_time_limit,
+    "poll_interval": parse_time_limit,
+    "patience": parse_duration,
+    "pod_timeout": parse_time_limit,
+    "ttl": parse_duration,
+    "failover_timeout": parse_duration,
 }
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import time
 from functools import partial
 
 import pytest
 
-from tests.clusters.leaders import counts, result, start, wait_for_marks
+from tests.clusters.leaders import counts, failures, result, start, wait_for_marks
+from tests.clusters.test_tes import sent
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.awsbatch import QUEUE
-from tests.servers.containers import IMAGE
+from tests.servers.containers import IMAGE, Containers
 from tests.servers.fixtures import awsbatch_server, containers
 from tests.servers.machine import wait_for
 from toilfn.clusters.awsbatch import cluster as awsjobs
@@ -22,7 +24,9 @@ from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
+from toilfn.protocol import Log
 from toilfn.resources import Accelerator, Resources
+from toilfn.stores import open_store
 
 SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)
 
@@ -62,6 +66,30 @@ def test_merge_sort(there, start):
 
 def test_a_killed_leaders_jobs_are_adopted(there, start):
     adopts(start, "awsbatch", 8, cluster=there)
+
+
+@pytest.mark.slow
+def test_what_was_printed_is_known_when_the_whole_container_is_killed(there, start):
+    before = containers_of_jobs()
+    leader, marks = start("awsbatch", "patient", lost_retries=0, cluster=there)
+    wait_for_marks(leader, marks, 1)
+    store = open_store(str(marks.parent / "store"), create=False)
+    wait_for(lambda: any(isinstance(said, Log) for said in sent(store)), "the worker to send what was printed", 120)
+    (container,) = containers_of_jobs() - before
+    podman("kill", "--signal", "KILL", container)
+    _, errors = leader.communicate(timeout=180)
+    assert "patient was here" in errors
+    assert [cause for _, cause, _ in failures(marks)] == ["lost"]
+
+
+def containers_of_jobs():
+    """Return the ids of the containers that run."""
+    return set(podman("ps", "--quiet", "--no-trunc").split())
+
+
+def podman(*words):
+    command = ["podman", *words]
+    return subprocess.run(command, env=Containers().environment, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.slow

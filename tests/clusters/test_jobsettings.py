@@ -33,6 +33,7 @@ from toilfn.errors import InputError
         ("keep_output", "false", False),
         ("keep_output", 1, True),
         ("exclusive", "yes", True),
+        ("exclusive", "off", False),
         ("log_directory", Path("/logs"), "/logs"),
         ("partition", {"short": "1h"}, {"short": "1h"}),
     ],
@@ -49,6 +50,8 @@ def test_settings_get_their_types(name, value, expected):
     [
         ("submit_args", 5), ("submit_args", ["a", None]), ("submit_args", {"a": 1}), ("submit_args", "it's"),
         ("job_script_prologue", {"a": "b"}), ("max_jobs", "many"), ("max_jobs", 1.5), ("max_jobs", True),
+        ("max_jobs", 0), ("max_jobs", "-1"), ("max_array_size", -5), ("account", 1e5), ("queue", 1.10),
+        ("walltime", 0), ("walltime", "soon"), ("poll_interval", "0s"), ("patience", -1),
         ("account", ["a"]), ("account", True), ("exclusive", "perhaps"), ("walltime", ["1h"]), ("partition", 5j),
     ],
 )  # fmt: skip
@@ -80,6 +83,9 @@ def test_other_clusters_settings_are_checked_as_well():
     assert KubernetesCluster(image="i", job_script_prologue="true").settings["job_script_prologue"] == ["true"]
     with pytest.raises(InputError, match="accelerator_labels"):
         KubernetesCluster(image="i", accelerator_labels=5)
+    assert KubernetesCluster(image="i", env={"SIZE": 5}).settings["env"] == {"SIZE": "5"}
+    with pytest.raises(InputError, match=r"labels\.debug: expected text, got bool True; write it in quotes"):
+        KubernetesCluster(image="i", labels={"debug": True})
 
 
 @pytest.mark.parametrize("name", ["my job", "x" * 101, "a\nb", "a/b", "1st", "Lösung", "a'b", "$HOME", "-x"])

@@ -276,12 +276,20 @@ def test_the_text_of_a_promise_is_not_taken_for_its_value() -> None:
     def formats() -> str:
         return f"the answer is {text(42)}"
 
+    @toil.task
+    def adds() -> str:
+        return f"the answer is {text(42) + text(1)}"
+
     promise = text(42)
-    for argument in (f"{promise}.txt", Path(str(promise)), [f"a {promise}"], str([promise]), f"{text(1)[0]}"):
+    texts = [f"{promise}.txt", Path(str(promise)), [f"a {promise}"], str([promise]), f"{text(1)[0]}"]
+    for argument in (*texts, f"{promise + 1}", Path(f"a {-promise}.txt")):
         with pytest.raises(GraphError, match="contains the text of a promise, whose value does not exist yet"):
             text(argument)
     with pytest.raises(toil.FailedTasksError, match="contains the text of a promise"):
         toil.compute(formats(), cluster="inline", progress=False, retries=0)
+    with pytest.raises(toil.FailedTasksError, match="contains the text of a promise"):
+        toil.compute(adds(), cluster="inline", progress=False, retries=0)
+    text("Delayed('add-ons')")
     assert toil.compute(text("<Promise of bread>"), cluster="inline", progress=False) == "<Promise of bread>"
 
 

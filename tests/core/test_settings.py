@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dask.config
 import msgpack
 import pytest
 
+import toilfn as toil
 from toilfn.config import sources as configured
 from toilfn.config.settings import SETTINGS_VARIABLE, Settings, add_options, from_options
 from toilfn.errors import InputError
@@ -206,6 +208,33 @@ def test_memory_and_disk_without_a_unit_are_refused(name: str) -> None:
 def test_an_empty_path_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"{name}.*it is empty"):
         Settings.resolve(**{name: ""})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("default_walltime", 0, "no time at all"), ("lease_timeout", "0s", "no time at all"),
+        ("poll_interval", 0, "no time at all"), ("workflow", 1.5, "write a text"), ("workflow", "", "write a text"),
+        ("profile", ["a"], "write a text"), ("store", b"x", "as a text, or pass a pathlib.Path"),
+        ("work_dir", b"/tmp", "as a text, or pass a pathlib.Path"), ("set_env", [3], "write a mapping, NAME=VALUE"),
+        ("store_options", 3, "write a mapping, NAME=VALUE"), ("deploy", 3, "write a name, or a list"),
+        ("cluster", toil.LocalCluster, r"it is a class: write LocalCluster\(\)"),
+    ],
+)  # fmt: skip
+def test_values_of_other_kinds_are_refused_in_words(name: str, value: object, words: str) -> None:
+    with pytest.raises(InputError, match=f"the setting '{name}'.*{words}"):
+        Settings.resolve(**{name: value})
+
+
+def test_a_walltime_of_nothing_is_refused_where_the_task_is_defined() -> None:
+    with pytest.raises(InputError, match="option walltime: 0 is no time at all; write a time above 0, or leave it out"):
+        toil.task(walltime=0)(len)
+
+
+@pytest.mark.parametrize("place", [b"x", 3, None])
+def test_a_store_that_is_no_path_is_refused_in_words(place: Any) -> None:
+    with pytest.raises(InputError, match="the setting 'store'"):
+        toil.resume(place)
 
 
 def test_names_are_one_or_several_and_flags_add_up() -> None:

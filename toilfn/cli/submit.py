@@ -19,7 +19,7 @@ from toilfn.errors import InputError
 from toilfn.leader.asjob import LeaderJob, Shape, make_order, order_of, submit_leader
 from toilfn.stores import open_store
 from toilfn.text import VisibleStream
-from toilfn.units import parse_duration, parse_memory
+from toilfn.units import parse_memory, parse_time_limit
 
 __all__ = ["lead", "main", "make_parser"]
 
@@ -57,7 +57,7 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
                        help="cores of the leader's job (default: 1)")  # fmt: skip
     group.add_argument("--leader-memory", dest="memory", type=parse_memory, metavar="SIZE", default=argparse.SUPPRESS,
                        help="memory of the leader's job (default: 2Gi)")  # fmt: skip
-    group.add_argument("--leader-walltime", dest="walltime", type=parse_duration, metavar="TIME",
+    group.add_argument("--leader-walltime", dest="walltime", type=parse_time_limit, metavar="TIME",
                        default=argparse.SUPPRESS,
                        help="time limit of the leader's job (default: the cluster's)")  # fmt: skip
     group.add_argument("--leader-args", dest="arguments", metavar="ARGS", default=argparse.SUPPRESS,

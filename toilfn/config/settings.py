@@ -43,10 +43,11 @@ from toilfn.config.sources import (
     probability,
     profiled,
     sections,
+    text,
 )
 from toilfn.errors import InputError
 from toilfn.resources import parse_accelerators
-from toilfn.units import parse_disk, parse_duration, parse_memory, parse_size
+from toilfn.units import parse_disk, parse_duration, parse_memory, parse_size, parse_time_limit
 
 if TYPE_CHECKING:
     from toilfn.clusters.base import Cluster
@@ -63,6 +64,8 @@ _DEST = "toilfn_"
 
 
 def _cluster(value: Any) -> Cluster | str:
+    if isinstance(value, type):
+        raise ValueError(f"it is a class: write {value.__name__}()")
     if isinstance(value, str) or hasattr(value, "submit"):
         return cast("Cluster | str", value)
     raise ValueError("pass a Cluster object or the name of one, such as 'local'")
@@ -136,7 +139,7 @@ class Settings:
         "space to keep free on the store's disk; with less, tasks without dependencies wait for the others, and then "
         "start one at a time (default: with intermediates=drop a twentieth of the disk, at most 10 GiB)",
     )  # fmt: skip
-    workflow: str | None = _setting(None, str, _STORE, "name of this workflow (default: the script's path)")
+    workflow: str | None = _setting(None, text, _STORE, "name of this workflow (default: the script's path)")
 
     cluster: Cluster | str | None = _setting(
         None, _cluster, _CLUSTER, "where tasks run: local, inline, or the name of a batch system (default: local)"
@@ -195,7 +198,7 @@ class Settings:
     )
     poll_interval: float | None = _setting(
         None,
-        parse_duration,
+        parse_time_limit,
         _CLUSTER,
         "time between two queries of a batch system (default: chosen by the cluster)",
     )
@@ -205,7 +208,7 @@ class Settings:
     default_disk: int = _setting("2Gi", parse_disk, _RESOURCES, "default disk per task")
     default_walltime: float | None = _setting(
         None,
-        parse_duration,
+        parse_time_limit,
         _RESOURCES,
         "default time limit for one attempt of a task (default: no limit)",
     )
@@ -287,7 +290,7 @@ class Settings:
         " run has left it, 0 to remove them at once (default: 1d)",
     )  # fmt: skip
     cache_shared: str | None = _setting(
-        None, str, _PLACES,
+        None, place, _PLACES,
         "local directory through which users of a machine share the files of their caches; on the file system of the "
         "work directory",
     )  # fmt: skip
@@ -367,14 +370,14 @@ class Settings:
     )  # fmt: skip
 
     lease_timeout: float = _setting(
-        "30s", parse_duration, _EXPERT, "a leader that has been silent for this long may be replaced"
+        "30s", parse_time_limit, _EXPERT, "a leader that has been silent for this long may be replaced"
     )
     config: str | None = _setting(None, place, _EXPERT, "settings file, as printed by toilfn config")
     profile: str | None = _setting(
-        None, str, _EXPERT, "name of the section under 'profiles' in a settings file whose settings are used"
+        None, text, _EXPERT, "name of the section under 'profiles' in a settings file whose settings are used"
     )
     bad_worker: float = _setting(0, probability, _EXPERT, "for testing: probability that a running job is killed")
-    bad_worker_interval: float = _setting("1s", parse_duration, _EXPERT, "for testing: time between two such draws")
+    bad_worker_interval: float = _setting("1s", parse_time_limit, _EXPERT, "for testing: time between two such draws")
 
     @classmethod
     def resolve(cls, **keywords: Any) -> Settings:
@@ -392,7 +395,8 @@ class Settings:
         """
         flags, standing = _flags(), configured()
         given = {**standing, **flags, **{name: value for name, value in keywords.items() if value is not None}}
-        config, profile = given.get("config"), given.get("profile")
+        others = _read("the setting '{}'", {name: given.get(name) for name in ("config", "profile")})
+        config, profile = others.get("config"), others.get("profile")
         layers = [("the configuration 'toilfn.{}'", standing)]
         if profile:
             layers += [
@@ -444,6 +448,7 @@ _METAVARS = {
     parse_memory: "SIZE",
     parse_disk: "SIZE",
     parse_duration: "TIME",
+    parse_time_limit: "TIME",
     cores: "N",
     count: "N",
     positive_count: "N",

@@ -169,10 +169,19 @@ def link_kind(value: object) -> str:
 
 def place(value: Any) -> str:
     """Read a path or a URL."""
-    path: str = os.fspath(value)
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise ValueError("write a path or a URL as a text, or pass a pathlib.Path")
     if not path:
         raise ValueError("it is empty: write a path, '.' for the current directory, or leave it out")
     return path
+
+
+def text(value: Any) -> str:
+    """Read a name; files and the environment turn one such as 2026 into a number."""
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        raise ValueError("write a text of at least one character, in quotes where it looks like something else")
+    return str(value)
 
 
 def whole(least: int) -> Callable[[Any], int]:
@@ -229,8 +238,10 @@ def environment(value: Any) -> dict[str, str]:
         if None in value.values():
             raise ValueError("None is not a value; write a text, or leave the variable out")
         return checked_variables({str(name): str(text) for name, text in value.items()})
-    if not isinstance(value, str):
+    if isinstance(value, list | tuple | set):
         return {name: text for item in value for name, text in environment(item).items()}
+    if not isinstance(value, str):
+        raise ValueError("write a mapping, NAME=VALUE, or a list of these")
     name, equals, text = value.partition("=")
     if not name or not (equals or name in os.environ):
         raise ValueError("write NAME=VALUE, or the name of a variable that is set")
@@ -239,7 +250,7 @@ def environment(value: Any) -> dict[str, str]:
 
 def names(value: Any) -> list[str]:
     """Read one name, or a list of them."""
-    found = [value] if isinstance(value, str | os.PathLike) else list(value)
+    found = list(value) if isinstance(value, list | tuple | set) else [value]
     if not all(isinstance(name, str | os.PathLike) and os.fspath(name) for name in found):
         raise ValueError("write a name, or a list of names")
     return [os.fspath(name) for name in found]
@@ -267,8 +278,10 @@ def named_values(value: Any) -> dict[str, Any]:
         return named_values(json.loads(value))
     if isinstance(value, Mapping):
         return {str(name).replace("-", "_"): part for name, part in value.items()}
-    if not isinstance(value, str):
+    if isinstance(value, list | tuple):
         return {name: part for item in value for name, part in named_values(item).items()}
+    if not isinstance(value, str):
+        raise ValueError("write a mapping, NAME=VALUE, or a list of these")
     name, equals, text = value.partition("=")
     if not name or not equals:
         raise ValueError("write NAME=VALUE")

@@ -32,7 +32,7 @@ from toilfn.errors import InputError, ResourceError
 from toilfn.ids import Budget, Cause
 from toilfn.resources import Accelerator, Resources, parse_accelerators
 from toilfn.text import checked_variables
-from toilfn.units import parse_disk, parse_duration, parse_memory
+from toilfn.units import parse_disk, parse_memory, parse_time_limit
 
 if TYPE_CHECKING:
     from toilfn.config.keywords import Duration, Size
@@ -307,7 +307,7 @@ _REQUIREMENTS: dict[str, Callable[[Any], Any]] = {
     "disk": parse_disk,
     "accelerators": _accelerators,
     "preemptible": _exactly(bool),
-    "walltime": parse_duration,
+    "walltime": parse_time_limit,
     "local": _exactly(bool),
 }
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -320,7 +320,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "delivers": _exactly(bool),
     "name": _text,
     "nout": _whole,
-    SERVICE: parse_duration,
+    SERVICE: parse_time_limit,
     "env": _env,
     "version": _version,
 }

@@ -28,7 +28,7 @@ from toilfn.graph.identity import (
 from toilfn.graph.identity.modules import take_modules_by_value
 from toilfn.graph.requirements import LATE, pack
 from toilfn.graph.serialize import PROTOCOL, dumps, dumps_function, is_large
-from toilfn.graph.structure import ATOMS, SHOWN, holds_shown
+from toilfn.graph.structure import ATOMS, holds_shown
 from toilfn.graph.task import BoundTask, Task
 from toilfn.ids import TaskId
 from toilfn.model import records
@@ -127,7 +127,7 @@ def record(
         raise SerializationError(
             f"it returned {value!r} itself instead of calling it", hint=f"write return {value.name}(...)"
         )
-    if SHOWN and isinstance(value, str) and holds_shown(value):
+    if isinstance(value, str) and holds_shown(value):
         raise SerializationError(
             f"it returned {value!r:.200}, which contains the text of a promise, whose value does not exist yet",
             hint="pass the promise to another task, build the text there, and return that task's promise",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -29,9 +30,15 @@ SHOWN: set[str] = set()
 """The texts that stood for promises in this process, in messages or in an f-string."""
 
 
+_EXPRESSION = re.compile(r"Delayed\('[^']+-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})'\)")
+"""What dask shows for an expression such as ``promise + 1``, with its key."""
+
+
 def holds_shown(text: str) -> bool:
-    """Return whether a text contains one of these texts."""
-    return "<Promise of " in text and any(shown in text for shown in SHOWN)
+    """Return whether a text contains one that stood for a promise, or for an expression over one."""
+    if "Delayed('" in text and _EXPRESSION.search(text):
+        return True
+    return bool(SHOWN) and "<Promise of " in text and any(shown in text for shown in SHOWN)
 
 
 def is_collection(value: Any) -> bool:

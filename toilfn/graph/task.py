@@ -15,7 +15,7 @@ from toilfn.errors import GraphError, InputError
 from toilfn.graph import options as _options
 from toilfn.graph.options import SERVICE
 from toilfn.graph.running import passed_on
-from toilfn.graph.structure import ATOMS, SHOWN, holds_shown, is_collection, rebuild
+from toilfn.graph.structure import ATOMS, holds_shown, is_collection, rebuild
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -131,7 +131,7 @@ class Task(Generic[P, R]):
         """Return whether a call is plain: no promises in its arguments, and requirements that are known."""
         if kwargs or self._late or not ATOMS.issuperset(map(type, args)):
             return False
-        if SHOWN and any(isinstance(arg, str) and holds_shown(arg) for arg in args):
+        if any(isinstance(arg, str) and holds_shown(arg) for arg in args):
             return False
         return not any(sys.getsizeof(arg) > LARGE for arg in args)
 
@@ -315,7 +315,7 @@ def from_dask(collection: Any) -> Promise:
 
 def _freeze(deps: list[Promise], leaf: Any) -> Any:
     """Collect a promise; turn a large argument into a promise, and a path of the running task into a file."""
-    if SHOWN and isinstance(leaf, (str, Path)) and holds_shown(str(leaf)):
+    if isinstance(leaf, (str, Path)) and holds_shown(str(leaf)):
         raise GraphError(
             f"the argument {leaf!r:.200} contains the text of a promise, whose value does not exist yet",
             hint="pass the promise to a task, and build the text there",

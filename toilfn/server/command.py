@@ -22,7 +22,7 @@ from toilfn.server.submission import KINDS, Policy
 from toilfn.server.uploads import Limits
 from toilfn.stdio import unfailing_standard_error
 from toilfn.text import VisibleStream
-from toilfn.units import parse_duration, parse_memory, parse_size
+from toilfn.units import parse_duration, parse_memory, parse_size, parse_time_limit
 
 __all__ = ["main", "make_parser"]
 
@@ -119,7 +119,7 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
                        "are processes beside the server)")  # fmt: skip
     group.add_argument("--leader-memory", type=parse_memory, default=Shape().memory, metavar="SIZE",
                        help="memory of these jobs (default: 2Gi)")  # fmt: skip
-    group.add_argument("--leader-walltime", type=parse_duration, metavar="TIME",
+    group.add_argument("--leader-walltime", type=parse_time_limit, metavar="TIME",
                        help="time limit of these jobs (default: the cluster's)")  # fmt: skip
     group.add_argument("--leader-args", default="", metavar="ARGS",
                        help="more arguments of the submit command for these jobs")  # fmt: skip

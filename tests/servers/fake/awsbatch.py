@@ -8,6 +8,7 @@ its elements, memory is limited, and DescribeJobs says the exit code and why a c
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -88,10 +89,16 @@ def mark_stopped(self: Job, success: bool = True) -> None:
     """Return why a container failed."""
     container = getattr(self, "container", None)
     if not success and container is not None:
-        if self.exit_code == 137 and not self.stop:  # podman does not say OOMKilled
+        if self.exit_code == 137 and not self.stop and not _killed(container):  # podman does not say OOMKilled
             self.container_reason = "OutOfMemoryError: Container killed due to memory usage"
         self.job_stopped_reason = self.job_stopped_reason or "Essential container in task exited"
     _plain_mark(self, success)
+
+
+def _killed(container: Any) -> bool:
+    """Whether someone has sent a signal to a container."""
+    asked = {"since": 0, "until": int(time.time()) + 1, "filters": {"container": container.id, "event": "kill"}}
+    return any(True for _ in container.client.api.events(decode=True, **asked))
 
 
 def _caller() -> Any:
