@@ -262,7 +262,7 @@ def rerun(
 def _resume(store: str | os.PathLike[str], force: Force, *, dry_run: bool, **settings: Any) -> Any:
     from toilfn.leader.run import WorkflowRun
 
-    resolved = Settings.resolve(**{**settings, "store": store or ""})  # None is no place
+    resolved = Settings.resolve(**{**settings, "store": store or ""})  # None means no setting there
     if dry_run:
         from toilfn.leader.planning import plan_resume
 

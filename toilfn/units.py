@@ -157,7 +157,7 @@ def parse_time_limit(duration: str | float | timedelta) -> float:
     """
     seconds = parse_duration(duration)
     if not seconds:
-        raise ResourceError(f"{duration!r} is no time at all", hint="write a time above 0, or leave it out")
+        raise ResourceError(f"{duration!r} is not a time limit", hint="write a time above 0, or leave it out")
     return seconds
 
 

@@ -31,7 +31,7 @@ SHOWN: set[str] = set()
 
 
 _EXPRESSION = re.compile(r"Delayed\('[^']+-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})'\)")
-"""What dask shows for an expression such as ``promise + 1``, with its key."""
+"""The text that dask shows for an expression such as ``promise + 1``, with its key."""
 
 
 def holds_shown(text: str) -> bool:
