@@ -259,7 +259,7 @@ def _count(value: Any) -> int:
 
 
 def _walltime(values: Mapping[str, Any]) -> float | None:
-    """Parse ``timeout`` (a duration), or the minutes in ``runtime_minutes`` and ``time_minutes``; 0 is no limit."""
+    """Parse ``timeout`` (a duration), or the minutes in ``runtime_minutes`` and ``time_minutes``; 0 means none."""
     minutes = _taken(values, "runtime_minutes", float)
     return (_taken(values, "timeout", parse_duration) if minutes is None else 60.0 * minutes) or None
 
