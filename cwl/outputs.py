@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import contextvars
 import copy
 import os
@@ -72,11 +73,15 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: 
         return delivered
     except OSError as error:
         what = error.filename2 or error.filename or outdir
+        full = "free disk space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise DeliveryError(
             f"cannot write the outputs to {transfer.shown(outdir)}: {what}: {error.strerror or error}",
-            hint="all outputs are kept in the store: free disk space or choose another --outdir, and run again with"
-            " the same store",
+            hint=f"all outputs are kept in the store: {full}choose another --outdir, and run again with the same store",
         ) from None
+
+
+_LONGEST_NAME = 255
+"""Number of bytes that a name in a file system of Linux can have."""
 
 
 class Checksums:
@@ -366,16 +371,19 @@ def _renaming(names: list[str], found: Mapping[str, Any]) -> Callable[[str, int]
     """Return a function that makes the names of a unit unique with a number.
 
     The names of secondary files still match that of their file: ``x.bam`` and ``x.bam.bai`` become ``x_2.bam`` and
-    ``x_2.bam.bai``. A single name becomes ``x.bam_2``, as in cwltool.
+    ``x_2.bam.bai``. A single name becomes ``x.bam_2``, as in cwltool. Names that would be too long are cut.
     """
     root = "" if len(names) == 1 else os.path.splitext(names[0])[0]
     while root and not all(name.startswith(root) for name in names):
         shorter = os.path.splitext(root)[0]
         root = "" if shorter == root else shorter
 
+    longest = max(len(os.fsencode(name[len(root) :])) for name in names) if root else 0
+
     def renamed(name: str, number: int) -> str:
         if number == 1:
             return name
-        return f"{root}_{number}{name[len(root) :]}" if root else f"{name}_{number}"
+        kept = os.fsencode(root or name)[: _LONGEST_NAME - longest - len(f"_{number}")].decode(errors="ignore")
+        return f"{kept}_{number}{name[len(root) :] if root else ''}"
 
     return renamed
