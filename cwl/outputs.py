@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import contextvars
 import copy
+import errno
 import os
 import secrets
 import shutil

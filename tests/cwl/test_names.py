@@ -118,8 +118,10 @@ def test_an_expression_gives_only_files_that_it_got(runner, written, tmp_path, p
 def test_outputs_of_one_name_are_set_apart_with_all_that_belongs_to_them(runner, written, tmp_path):
     text = tool(
         "mkdir -p x y z w/a.bam; "
-        "for d in x y z; do echo $d > $d/a.bam; echo i$d > $d/a.bam.bai; echo j$d > $d/a.idx; done",
+        "for d in x y z; do echo $d > $d/a.bam; echo i$d > $d/a.bam.bai; echo j$d > $d/a.idx; "
+        "echo $d > $d/$(printf %0255d 0); done",
         '{o: {type: "File[]", secondaryFiles: [.bai, ^.idx], outputBinding: {glob: "[xyz]/a.bam"}},'
+        ' long: {type: "File[]", outputBinding: {glob: "[xyz]/0*"}},'
         ' d: {type: Directory, outputBinding: {glob: w/a.bam}}}',
     )  # fmt: skip
     result = runner("--outdir", tmp_path / "out", written("doc.cwl", text)).result
@@ -129,6 +131,7 @@ def test_outputs_of_one_name_are_set_apart_with_all_that_belongs_to_them(runner,
         assert bai["path"] == found["path"] + ".bai"
         assert idx["path"] == found["path"].removesuffix(".bam") + ".idx"
     assert os.listdir(result["d"]["path"]) == []
+    assert [one(found) for found in result["long"]] == ["x", "y", "z"]
 
 
 def test_a_file_is_delivered_once_and_directories_stay_whole(runner, written, tmp_path):
