@@ -105,6 +105,29 @@ def test_a_script_with_siblings_and_a_package_runs_elsewhere(project: Callable[[
     assert run(node, "-c", LOAD, str(node / "cache")) == "10\n"
 
 
+def test_modules_in_a_zip_archive_reach_workers_and_their_edits_count(tmp_path: Path) -> None:
+    script = """
+import sys
+import beside, packed
+import toilfn as toil
+
+@toil.task
+def total(x):
+    from packed import late
+    return x + beside.VALUE + packed.VALUE + late.VALUE
+
+if __name__ == "__main__":
+    print(toil.compute(total(1), store=sys.argv[1], progress=False, workers=1))
+"""
+    for value in (10, 20):
+        with zipfile.ZipFile(tmp_path / "app.pyz", "w") as app:
+            app.writestr("__main__.py", script)
+            app.writestr("beside.py", f"VALUE = {value}")
+            app.writestr("packed/__init__.py", "VALUE = 100")
+            app.writestr("packed/late.py", "VALUE = 1000")
+        assert run(tmp_path, "app.pyz", "store") == f"{1101 + value}\n"
+
+
 def test_a_script_without_own_modules_needs_no_archive(tmp_path: Path) -> None:
     (tmp_path / "alone.py").write_text(
         "import json, numpy\nfrom toilfn.graph import code as deploy\nprint(deploy.archive([len]))\n"

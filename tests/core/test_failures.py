@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import toilfn as toil
+from toilfn.config.settings import Settings
 from toilfn.errors import FailedTasksError
 from toilfn.leader.failures import failed_tasks
+from toilfn.leader.run import WorkflowRun
 from toilfn.model.records import Failure, Stats
 
 STATS = Stats(start=0.0, wall=1.0, cpu=1.0, memory=0, host="node1", worker=7)
@@ -25,7 +27,9 @@ def failure(number: int, message: str = "ValueError: bad", cause: str = "error",
 
 
 def told(*failures: Failure, name: str = "sort", store: str = "run1") -> str:
-    error = failed_tasks(failures, lambda _: name, lambda _: "1", lambda f: str(f.log, "utf-8"), store)
+    error = failed_tasks(
+        failures, lambda _: name, lambda _: "1", lambda f: str(f.log, "utf-8"), store, f"toilfn resume {store}"
+    )
     assert error.failures == failures
     return str(error)
 
@@ -134,3 +138,21 @@ def test_a_package_that_the_task_does_without_is_not_named(tmp_path: Path) -> No
     with pytest.raises(toil.FailedTasksError, match="invalid literal") as caught:
         toil.compute(does_without(), store=tmp_path / "store", cluster="inline", progress=False)
     assert "install it there" not in str(caught.value)
+
+
+def test_no_one_is_told_to_resume_a_store_that_is_removed(tmp_path: Path) -> None:
+    @toil.task
+    def fails() -> None:
+        raise ValueError("bad")
+
+    with pytest.raises(toil.FailedTasksError) as caught:
+        toil.compute(fails(), store=tmp_path / "s", clean="onError", cluster="inline", retries=0, progress=False)
+    assert "resume" not in str(caught.value)
+    assert not (tmp_path / "s" / "store.json").exists()
+
+
+def test_a_store_stays_while_its_jobs_run(tmp_path: Path) -> None:
+    with WorkflowRun(Settings.resolve(store=tmp_path / "s", clean="always", cluster="inline")) as run:
+        run._has_begun = run.may_have_jobs = True
+    assert run.way_on == f"toilfn resume {tmp_path / 's'}"
+    assert (tmp_path / "s" / "store.json").exists()

@@ -24,7 +24,7 @@ from typing import Any
 from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.graph.identity.functions import Reach
-from toilfn.graph.identity.modules import find_own, loaded_own, path_is_own
+from toilfn.graph.identity.modules import archive_of, find_own, loaded_own, path_is_own, read_own
 
 __all__ = ["archive", "install"]
 
@@ -195,6 +195,12 @@ def _too_wide() -> set[Path]:
 
 
 def _package_files(folder: Path) -> Iterator[Path]:
+    if (archive := archive_of(folder)) is not None:
+        with zipfile.ZipFile(archive) as packed:
+            names = packed.namelist()
+        start = f"{folder.relative_to(archive).as_posix()}/"
+        yield from (archive / name for name in names if name.startswith(start) and not name.endswith(("/", ".pyc")))
+        return
     data = 0
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if _is_inside(Path(place, name)))
@@ -220,5 +226,5 @@ def _zip(members: dict[str, Path]) -> bytes:
             info = zipfile.ZipInfo(name)  # its time is always the same
             info.external_attr = 0o600 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
-            packed.writestr(info, members[name].read_bytes())
+            packed.writestr(info, read_own(members[name]))
     return buffer.getvalue()

@@ -260,16 +260,19 @@ def _judge(work: WorkflowRun, leader: Leader, interrupts: Interrupts) -> None:
     """Raise the error of a run that did not succeed."""
     if leader.is_done:
         return
+    way_on = f"to resume: {work.way_on}" if work.way_on else f"its store is removed: clean={work.settings.clean}"
     if interrupts.is_terminated:
-        _log.warning("stopped by SIGTERM; to resume: toilfn resume %s", work.place)
+        _log.warning("stopped by SIGTERM; %s", way_on)
         raise SystemExit(TERMINATED)
     if interrupts.count:
-        raise interrupted_run(f"stopped by Ctrl-C; to resume: toilfn resume {work.place}")
+        raise interrupted_run(f"stopped by Ctrl-C; {way_on}")
     if work.is_stopped or work.store.has_flag("kill"):
-        raise KilledError("the run was stopped on request", hint=f"to resume: toilfn resume {work.place}")
+        raise KilledError("the run was stopped on request", hint=way_on)
     if leader.failures:
         names, inputs = leader.tasks.name, _inputs_of(leader, work.store)
-        raise failed_tasks(leader.failures, names, inputs, lambda failure: _log_of(work.store, failure), work.place)
+        raise failed_tasks(
+            leader.failures, names, inputs, lambda failure: _log_of(work.store, failure), work.place, work.way_on
+        )
     if stuck := leader.stuck():
         raise stuck_tasks(stuck, leader.tasks.name)
 

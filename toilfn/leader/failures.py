@@ -150,6 +150,7 @@ def failed_tasks(
     inputs: Callable[[TaskId], str],
     log: Callable[[Failure], str],
     store: str,
+    way_on: str | None,
 ) -> FailedTasksError:
     """Build the error that ends a run with failed tasks.
 
@@ -164,6 +165,8 @@ def failed_tasks(
         Give a task's name, its arguments in short, and what its last attempt printed.
     store : str
         The store's URL.
+    way_on : str or None
+        The command that resumes the run; None if the store is removed.
     """
     count = f"{len(failures)} tasks failed" if len(failures) != 1 else "1 task failed"
     kinds = _kinds(failures, name)
@@ -179,7 +182,7 @@ def failed_tasks(
         left = sum(map(len, kinds[_IN_FULL + _IN_SHORT :]))
         parts.append(f"... and {left} more: toilfn status {place} --failed")
     names = tuple(name(failure.id) for failure in failures)
-    hint = f"completed work is kept; after fixing the problem, run: toilfn resume {place}"
+    hint = f"completed work is kept; after fixing the problem, run: {way_on}" if way_on else None
     return FailedTasksError(visible("\n\n".join(parts)), tuple(failures), store, names, hint=hint)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 import sys
 import time
@@ -181,7 +182,14 @@ class WorkflowRun:
         elif self._temporary:
             report(f"toilfn: the store is kept at {self.place}")
 
+    @property
+    def way_on(self) -> str | None:
+        """The command that resumes a run that did not succeed; None if its store is removed."""
+        return None if self._should_clean(succeeded=False) else f"toilfn resume {shlex.quote(self.place)}"
+
     def _should_clean(self, succeeded: bool) -> bool:
+        if self.may_have_jobs:  # their workers need the store, and so does the leader that adopts them
+            return False
         if not (succeeded or self._has_begun):  # a failure of this run must not remove the work of other runs
             return self._temporary
         policy = self.settings.clean or ("onSuccess" if self._temporary else "never")

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from toilfn.errors import SerializationError
 from toilfn.graph.identity.canonical import Encoder, TooLargeError, atom, digest
-from toilfn.graph.identity.modules import file_of, find_own, is_made_in_memory, is_own, is_singledispatch
+from toilfn.graph.identity.modules import file_of, find_own, is_made_in_memory, is_own, is_singledispatch, read_own
 from toilfn.graph.structure import ATOMS
 
 __all__ = ["NOT_COMPARED", "Analysis", "Import", "Reach", "analyse", "part_text"]
@@ -443,7 +443,7 @@ class Reach:
         if module.file is None:
             names = sorted(name for name in module.namespace if not name.startswith("__"))
             return repr([(name, self.add(module.namespace[name], f"{module.name}.{name}")) for name in names]).encode()
-        content = module.file.read_bytes()
+        content = read_own(module.file)
         if module.file.suffix != ".py":
             return content
         analysis = analyse(compile(content, "<module>", "exec", dont_inherit=True))

@@ -15,6 +15,7 @@ from typing import Any
 import cloudpickle
 
 __all__ = [
+    "archive_of",
     "file_of",
     "find_own",
     "is_made_in_memory",
@@ -22,6 +23,7 @@ __all__ = [
     "is_singledispatch",
     "loaded_own",
     "path_is_own",
+    "read_own",
     "take_modules_by_value",
 ]
 
@@ -99,6 +101,21 @@ def find_own(name: str) -> Path | None:
     if spec is None or not spec.has_location or spec.origin is None or not path_is_own(spec.origin):
         return None
     return Path(spec.origin)
+
+
+def archive_of(path: Path) -> Path | None:
+    """Return the zip archive on ``sys.path`` that a module is in, if it is in one."""
+    return None if path.exists() else next((parent for parent in path.parents if parent.is_file()), None)
+
+
+def read_own(file: Path) -> bytes:
+    """Read the file of a module, which may be in an archive."""
+    archive = archive_of(file)
+    if archive is None:
+        return file.read_bytes()
+    from zipfile import Path as Member
+
+    return Member(archive, file.relative_to(archive).as_posix()).read_bytes()
 
 
 def loaded_own() -> Iterator[tuple[str, Path]]:
