@@ -182,15 +182,14 @@ def test_a_launch_that_fails_at_any_call_says_what_exists_and_can_be_destroyed_o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_sent", [False, True])
-def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(amazon, is_sent):
+def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(amazon):
     call, is_reached = 0, True
     while is_reached:
         forget_terminated()
         cloud, steps = fresh(amazon)
         launch(cloud.name, steps, quiet)
         first = len(amazon.calls)
-        amazon.fail_at, amazon.is_sent = first + call, is_sent
+        amazon.fail_at, amazon.is_sent = first + call, call % 3 > 0
         is_finished = False
         with contextlib.suppress(ClusterError):
             destroy(cloud.name, steps_of(cloud), quiet)

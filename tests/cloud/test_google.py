@@ -232,15 +232,14 @@ def test_a_launch_that_fails_at_any_call_says_what_exists_and_can_be_destroyed_o
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("is_sent", [False, True])
-def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(google, kind, is_sent):
+def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(google, kind):
     call, is_reached = 0, True
     while is_reached:
         cloud, steps, description = steps_for(kind)
         launch("lab", steps, quiet)
         if kind == "slurm":
             cloud.pools(description).create(description.pool("cpu"), ["cpu-0"])
-        google.fail_at, google.is_sent = len(google.calls) + call, is_sent
+        google.fail_at, google.is_sent = len(google.calls) + call, call % 3 > 0
         is_finished = False
         with contextlib.suppress(ClusterError):
             destroy("lab", cloud.steps(), quiet)

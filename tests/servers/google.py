@@ -210,6 +210,7 @@ class FakeGoogle(BaseAdapter):
     def session(self) -> requests.Session:
         """A session whose requests come here."""
         session = requests.Session()
+        session.trust_env = False  # reads all variables for each request, which takes longer than the rest
         session.mount("https://", self)
         return session
 
