@@ -136,8 +136,8 @@ def test_merge_sort_in_a_bucket_shows_credentials_nowhere(
     url = f"s3://clusters/{uuid.uuid4().hex}"
     marks = tmp_path / "marks"
     marks.mkdir()
-    printed, lines = watched([name, url, str(marks), "sort", "6", json.dumps(settings)], tmp_path / "said")
-    assert counts(marks) == {"sort": 7, "merge": 3}
+    printed, lines = watched([name, url, str(marks), "sort", "3", json.dumps(settings)], tmp_path / "said")
+    assert counts(marks) == {"sort": 3, "merge": 1}
     check_hidden([SECRET, TOKEN], url, options, printed, lines)
 
 
@@ -179,7 +179,7 @@ def test_the_key_of_a_google_account_is_shown_nowhere(gcs_server: object, tmp_pa
         options = {"endpoint_url": google.url, "token": str(place), "project": "tests", "create_bucket": True}
         url = f"gs://clusters/{uuid.uuid4().hex}"
         settings = {"cluster": {}, "store_options": options}
-        printed, lines = watched(["local", url, str(marks), "sort", "6", json.dumps(settings)], tmp_path / "said")
+        printed, lines = watched(["local", url, str(marks), "sort", "3", json.dumps(settings)], tmp_path / "said")
         assert counts(marks) == {"sort": 7, "merge": 3}
         assert google.signed
         check_hidden([ACCESS, *key], url, options, printed, lines)

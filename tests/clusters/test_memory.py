@@ -126,7 +126,7 @@ def test_the_example_that_sorts_a_file_works_in_a_bucket(
     settings = request.getfixturevalue("pods") if where == "kubernetes" else {}
     variables = {f"DASK_TOILFN__KUBERNETES__{name.upper()}": str(value) for name, value in settings.items()}
     bucket = ["--store-options", f"endpoint_url={radosgw_server.url}", "--store-options", "create_bucket=true"]
-    example = [str(EXAMPLES / "merge_sort.py"), "--", "-o", str(tmp_path / "sorted.txt")]
+    example = [str(EXAMPLES / "merge_sort.py"), "--", "--lines", "400000", "-o", str(tmp_path / "sorted.txt")]
     store = ["--store", f"s3://memory/{uuid.uuid4().hex}"]
     done = run("-m", "toilfn", "run", "--cluster", where, *bucket, *store, *example, **variables)
     assert "the same as sorted() gives" in done.stdout, done.stderr

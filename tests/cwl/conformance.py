@@ -40,9 +40,17 @@ set -e
 ip link set lo up
 mount --bind {folder}/hosts /etc/hosts
 {python} -m http.server 80 --bind 127.0.0.1 --directory {folder}/www 2>{folder}/http.log &
-trap "kill $!" EXIT
+started=$!
+trap 'kill $started' EXIT
 until {python} -c 'import socket; socket.create_connection(("127.0.0.1", 80))' 2>/dev/null; do sleep 0.1; done
 """
+
+FORKS = """\
+{python} -m tests.forked {folder}/forks toilfn.cwl toilfn.cwl.runner </dev/null >{folder}/forks.log 2>&1 &
+started="$started $!"
+until grep -q ready {folder}/forks.log; do kill -0 $!; sleep 0.1; done
+"""
+"""Starts the process that has imported the runner."""
 
 
 class Results(NamedTuple):
@@ -72,7 +80,13 @@ def spread(total: int, wanted: int) -> list[int]:
 
 
 def run(
-    tests: Path, numbers: Sequence[int], runner: Sequence[str], *, jobs: int = 2, own_network: bool = True
+    tests: Path,
+    numbers: Sequence[int],
+    runner: Sequence[str],
+    *,
+    jobs: int = 2,
+    own_network: bool = True,
+    is_forked: bool = False,
 ) -> Results:
     """Have cwltest run tests of a list by their numbers.
 
@@ -88,9 +102,15 @@ def run(
         How many at one time.
     own_network : bool
         Whether all of it is in a network with nothing but the server that one test needs.
+    is_forked : bool
+        Whether ``python -m toilfn.cwl`` is forked from a process that has imported it (`tests.forked`); this takes
+        half of the time, and needs the network of its own.
     """
     with tempfile.TemporaryDirectory(prefix="cwl-conformance-") as name:
         folder = Path(name)
+        if is_forked:
+            place = [sys.executable, "-SI", str(ROOT / "tests" / "forked.py"), str(folder / "forks")]
+            runner = [*place, *runner[runner.index("toilfn.cwl") + 1 :]]
         script = folder / "runner"
         script.write_text(f'#!/bin/sh\nexec {shlex.join(runner)} "$@"\n')
         script.chmod(0o755)
@@ -98,7 +118,8 @@ def run(
         command += ["--junit-xml", folder / "report.xml", *([f"-n{','.join(map(str, numbers))}"] if numbers else [])]
         whole = list(map(str, [sys.executable, "-m", *command]))
         if own_network:
-            whole = ["unshare", "--net", "--mount", "sh", "-c", network(folder) + shlex.join(whole)]
+            forks = FORKS.format(folder=folder, python=sys.executable) if is_forked else ""
+            whole = ["unshare", "--net", "--mount", "sh", "-c", network(folder) + forks + shlex.join(whole)]
         done = subprocess.run(
             whole, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": name}, capture_output=True,
             text=True, check=False,

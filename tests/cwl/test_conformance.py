@@ -15,6 +15,6 @@ SUITE = Path(__file__).parent / "suite" / "conformance_tests.yaml"
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_third_of_the_suite_passes_in_containers(images):  # noqa: F811 - the fixture
-    results = conformance.run(SUITE, [], conformance.command("--quiet"), jobs=2)
+    results = conformance.run(SUITE, [], conformance.command("--quiet"), jobs=2, is_forked=True)
     assert results.failed == {}
     assert len(results.passed) == conformance.count(SUITE) == 126
