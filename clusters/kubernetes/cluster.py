@@ -22,7 +22,7 @@ from toilfn.clusters.common.commands import CredentialsError, UnavailableError, 
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import Submission, image_of, resolved, setting
 from toilfn.clusters.kubernetes import verdict
-from toilfn.clusters.kubernetes.connection import Changed, Connection, Gone, Listed, News, Watcher, user
+from toilfn.clusters.kubernetes.connection import Connection, user
 from toilfn.clusters.kubernetes.manifest import (
     CONTAINER,
     WORKFLOW,
@@ -34,7 +34,18 @@ from toilfn.clusters.kubernetes.manifest import (
     user_label,
 )
 from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS, departing
-from toilfn.clusters.kubernetes.verdict import Answer, NoRoom, NotSent, Sender, Sent
+from toilfn.clusters.kubernetes.threads import (
+    Answer,
+    Changed,
+    Gone,
+    Listed,
+    News,
+    NoRoom,
+    NotSent,
+    Sender,
+    Sent,
+    Watcher,
+)
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Capacity, Resources
