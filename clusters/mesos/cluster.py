@@ -1,8 +1,8 @@
 """Mesos: a framework that accepts offers, and runs batches under one executor per node.
 
-The functions of this module are pure: they match batches with offers of the v1 API, and interpret the states of
-tasks. A task's resources are taken from those of an offer entry by entry, which preserves their roles, reservations and
-allocations ("Resource roles and reservations" in the documentation of Mesos).
+`MesosCluster` talks to the master. The functions below it are pure: they describe the framework, interpret the states
+of tasks, and match batches with offers of the v1 API. A task takes its resources from an offer entry by entry, which
+preserves their roles, reservations and allocations ("Resource roles and reservations" in the documentation of Mesos).
 """
 
 from __future__ import annotations
@@ -93,34 +93,6 @@ _FORGOTTEN = ("TASK_LOST", "TASK_GONE", "TASK_GONE_BY_OPERATOR")
 """States in the answers to reconciliation requests for tasks of nodes that no longer exist."""
 
 
-def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
-    """Interpret a task's status.
-
-    Parameters
-    ----------
-    status : mapping
-        The TaskStatus.
-    is_preemptible : bool
-        Whether the task's node is preemptible.
-    """
-    word, reason = status["state"], status.get("reason", "")
-    state, cause = STATES.get(word, (JobState.UNKNOWN, None))
-    if cause is not None:
-        cause = REASONS.get(reason) or _exit(status) or cause
-        is_forgotten = reason == "REASON_RECONCILIATION" and word in _FORGOTTEN
-        if is_preemptible and (reason in _NODE_IS_GONE or is_forgotten):
-            cause = Cause.PREEMPTED
-    said = [word, reason.removeprefix("REASON_").lower().replace("_", " "), status.get("message", "")]
-    return Found(state, cause, "; ".join(text for text in said if text))
-
-
-def _exit(status: Mapping[str, Any]) -> Cause | None:
-    """Interpret the exit status, which our executor sends as data."""
-    if "data" not in status:
-        return None
-    return exit_cause(json.loads(base64.b64decode(status["data"]))["status"])
-
-
 _NOTE = "mesos-framework"
 """The name of the note with the framework's id."""
 
@@ -135,6 +107,49 @@ _SOON = 5.0
 
 _REFUSE_IDLE, _REFUSE_WAITING = 3600.0, 1.0
 """Seconds for which offers are refused: without waiting batches, and with some."""
+
+
+_WEEK = 7 * 86400.0
+
+
+class MesosSettings(ContainerSettings, total=False):
+    """Settings of `MesosCluster` besides those of `ContainerSettings`, of which `image` is optional here.
+
+    Parameters
+    ----------
+    endpoint : str or sequence of str
+        Address of the master, such as ``"10.0.0.1:5050"`` or ``"https://mesos.example.org"``, or addresses of several
+        masters. Default: ``TOILFN_MESOS_ENDPOINT``, else ``localhost:5050``.
+    role : str
+        Role whose resources to use. Default: ``TOILFN_MESOS_ROLE``, else ``*``, the default role.
+    name : str
+        Name of the framework. Default: ``TOILFN_MESOS_NAME``, else ``toilfn``.
+    framework_id : str
+        Id of a framework to continue. Default: ``TOILFN_MESOS_FRAMEWORK_ID``, else the one an earlier leader saved in
+        the store.
+    principal, secret : str
+        Principal and secret for basic authentication. Default: ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
+    user : str
+        The user as whom jobs run on the nodes. Default: the current user.
+    attributes : mapping of str to str
+        Attributes that agents must have. Agents whose attribute ``preemptible`` is true get only preemptible tasks.
+    failover_timeout : str or float
+        How long jobs keep running without a leader. Default: a week.
+    containerizer : str
+        Containerizer that runs the image: ``"MESOS"`` (the default) or ``"DOCKER"``. Without an image, jobs run
+        directly on the nodes, with the leader's Python interpreter unless `python` names another.
+    """
+
+    endpoint: str | Sequence[str]
+    role: str
+    name: str
+    framework_id: str
+    principal: str
+    secret: str
+    user: str
+    attributes: Mapping[str, str]
+    failover_timeout: str | float
+    containerizer: str
 
 
 @dataclass(slots=True)
@@ -410,6 +425,65 @@ def _container(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"container": {"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": image}}}}}
 
 
+def endpoints(settings: Mapping[str, Any]) -> list[str]:
+    """Return the URLs of the masters."""
+    given: Any = setting(settings, "endpoint", "TOILFN_MESOS_ENDPOINT") or "localhost:5050"
+    places = given.split(",") if isinstance(given, str) else given
+    return [(place if "://" in place else f"http://{place}").strip().rstrip("/") for place in places]
+
+
+def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Build the FrameworkInfo without id."""
+    principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
+    return {
+        "user": settings.get("user") or getpass.getuser(),
+        "name": f"{setting(settings, 'name', 'TOILFN_MESOS_NAME') or 'toilfn'} {name}",
+        "roles": [setting(settings, "role", "TOILFN_MESOS_ROLE") or "*"],
+        "hostname": socket.gethostname(),
+        "checkpoint": True,  # jobs outlive a restart of their agent
+        "failover_timeout": float(math.ceil(parse_duration(settings.get("failover_timeout", _WEEK)))),
+        "capabilities": [{"type": "MULTI_ROLE"}, {"type": "RESERVATION_REFINEMENT"}, {"type": "GPU_RESOURCES"}],
+        **({"principal": principal} if principal else {}),
+    }
+
+
+def credentials(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the header with the credentials; empty without credentials."""
+    principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
+    secret = setting(settings, "secret", "TOILFN_MESOS_SECRET")
+    if not principal or not secret:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(f'{principal}:{secret}'.encode()).decode()}"}
+
+
+def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
+    """Interpret a task's status.
+
+    Parameters
+    ----------
+    status : mapping
+        The TaskStatus.
+    is_preemptible : bool
+        Whether the task's node is preemptible.
+    """
+    word, reason = status["state"], status.get("reason", "")
+    state, cause = STATES.get(word, (JobState.UNKNOWN, None))
+    if cause is not None:
+        cause = REASONS.get(reason) or _exit(status) or cause
+        is_forgotten = reason == "REASON_RECONCILIATION" and word in _FORGOTTEN
+        if is_preemptible and (reason in _NODE_IS_GONE or is_forgotten):
+            cause = Cause.PREEMPTED
+    said = [word, reason.removeprefix("REASON_").lower().replace("_", " "), status.get("message", "")]
+    return Found(state, cause, "; ".join(text for text in said if text))
+
+
+def _exit(status: Mapping[str, Any]) -> Cause | None:
+    """Interpret the exit status, which our executor sends as data."""
+    if "data" not in status:
+        return None
+    return exit_cause(json.loads(base64.b64decode(status["data"]))["status"])
+
+
 Offer: TypeAlias = "dict[str, Any]"
 
 _MIB = 2**20
@@ -486,77 +560,3 @@ def cut(rest: list[dict[str, Any]], asked: Mapping[str, float]) -> list[dict[str
 def _rounded(amount: float) -> float:
     """Round to three decimal digits, the precision of Mesos."""
     return round(amount, 3)
-
-
-_WEEK = 7 * 86400.0
-
-
-class MesosSettings(ContainerSettings, total=False):
-    """Settings of `MesosCluster` besides those of `ContainerSettings`, of which `image` is optional here.
-
-    Parameters
-    ----------
-    endpoint : str or sequence of str
-        Address of the master, such as ``"10.0.0.1:5050"`` or ``"https://mesos.example.org"``, or addresses of several
-        masters. Default: ``TOILFN_MESOS_ENDPOINT``, else ``localhost:5050``.
-    role : str
-        Role whose resources to use. Default: ``TOILFN_MESOS_ROLE``, else ``*``, the default role.
-    name : str
-        Name of the framework. Default: ``TOILFN_MESOS_NAME``, else ``toilfn``.
-    framework_id : str
-        Id of a framework to continue. Default: ``TOILFN_MESOS_FRAMEWORK_ID``, else the one an earlier leader saved in
-        the store.
-    principal, secret : str
-        Principal and secret for basic authentication. Default: ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
-    user : str
-        The user as whom jobs run on the nodes. Default: the current user.
-    attributes : mapping of str to str
-        Attributes that agents must have. Agents whose attribute ``preemptible`` is true get only preemptible tasks.
-    failover_timeout : str or float
-        How long jobs keep running without a leader. Default: a week.
-    containerizer : str
-        Containerizer that runs the image: ``"MESOS"`` (the default) or ``"DOCKER"``. Without an image, jobs run
-        directly on the nodes, with the leader's Python interpreter unless `python` names another.
-    """
-
-    endpoint: str | Sequence[str]
-    role: str
-    name: str
-    framework_id: str
-    principal: str
-    secret: str
-    user: str
-    attributes: Mapping[str, str]
-    failover_timeout: str | float
-    containerizer: str
-
-
-def endpoints(settings: Mapping[str, Any]) -> list[str]:
-    """Return the URLs of the masters."""
-    given: Any = setting(settings, "endpoint", "TOILFN_MESOS_ENDPOINT") or "localhost:5050"
-    places = given.split(",") if isinstance(given, str) else given
-    return [(place if "://" in place else f"http://{place}").strip().rstrip("/") for place in places]
-
-
-def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Build the FrameworkInfo without id."""
-    principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
-    return {
-        "user": settings.get("user") or getpass.getuser(),
-        "name": f"{setting(settings, 'name', 'TOILFN_MESOS_NAME') or 'toilfn'} {name}",
-        "roles": [setting(settings, "role", "TOILFN_MESOS_ROLE") or "*"],
-        "hostname": socket.gethostname(),
-        "checkpoint": True,  # jobs outlive a restart of their agent
-        "failover_timeout": float(math.ceil(parse_duration(settings.get("failover_timeout", _WEEK)))),
-        "capabilities": [{"type": "MULTI_ROLE"}, {"type": "RESERVATION_REFINEMENT"}, {"type": "GPU_RESOURCES"}],
-        **({"principal": principal} if principal else {}),
-    }
-
-
-def credentials(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the header with the credentials; empty without credentials."""
-    principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
-    secret = setting(settings, "secret", "TOILFN_MESOS_SECRET")
-    if not principal or not secret:
-        return {}
-    return {"Authorization": f"Basic {base64.b64encode(f'{principal}:{secret}'.encode()).decode()}"}
