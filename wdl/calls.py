@@ -1,4 +1,4 @@
-"""The calls of a document's tasks and workflows: their promises, and what a task does to run one.
+"""Call a document's tasks and workflows: create the promises of calls, and run a call in its task.
 
 `Calls` creates the promises. `Call` runs one in its task: it puts the inputs in place, runs the command and stores the
 outputs. `Cache` finds the results of earlier calls.
@@ -40,86 +40,107 @@ from toilfn.worker.context import current
 __all__ = ["Cache", "Calls", "command", "task_value", "without_nulls"]
 
 
+_MOST_KNOWN = 256
+"""Number of runtimes to cache, which is useful only if they do not depend on the inputs of each call."""
+
+
 @dataclass(frozen=True)
-class CachedContent:
-    """A file or directory in the cache."""
+class _Callee:
+    """A called task or workflow."""
 
-    place: str
-    """The path relative to the entry."""
-    folder: str
-    is_directory: bool
+    called: Callee
+    node: Any
+    types: Mapping[str, Type.Base]
+    """The types of the inputs that its runtime section needs."""
 
 
-class Cache:
-    """One call's entry in the cache.
+class Calls:
+    """Creates the promises of calls.
 
     Parameters
     ----------
-    directory : str
-        The directory of the cache, which all workers must be able to access.
-    task : str
-        The task's digest.
-    inputs : mapping
-        The encoded inputs.
-    image : str
-        The container image.
+    program : Program
+        The document.
+    machine : Machine
+        The options for running commands.
+    workflow : Task
+        The toilfn task that runs a workflow.
     """
 
-    def __init__(self, directory: str, task: str, inputs: Mapping[str, Any], image: str) -> None:
-        short = numbered(item.folder for item in all_stored(dict(inputs)))
-        plain = mapped(dict(inputs), lambda item: replace(item, folder=short[item.folder]))
-        key = value_identity(("call", task, plain, image)).hex()
-        self._entry = Path(directory) / key[:2] / key
+    def __init__(self, program: Program, machine: Machine, workflow: Task[..., Any]) -> None:
+        self._program = program
+        self._machine = machine
+        self._of_command = machine.of_command
+        self._workflow = workflow
+        self._callees: dict[int, _Callee] = {}
+        self._known: dict[str, tuple[Runtime, Task[..., Any]]] = {}
 
-    def get(self) -> dict[str, Any] | None:
-        """Return the outputs of the same call in another run, with its files imported into this run's store."""
-        try:
-            plain = pickle.loads((self._entry / "outputs").read_bytes())
-        except (FileNotFoundError, AttributeError):  # AttributeError: written by another version of toilfn
-            return None
-        current().log.info("using the outputs of an earlier run: %s", self._entry)
-        return mapped(plain, self._restored)  # type: ignore[no-any-return]  # a dict gives a dict
+    def call(self, node: Any, inputs: Mapping[str, Any], name: str = "", after: Any = ()) -> Any:
+        """Return the promise of a call's outputs.
 
-    def put(self, outputs: Mapping[str, Any]) -> None:
-        """Save outputs, unless another process has already done so."""
-        draft = self._entry.with_name(f".{secrets.token_hex(8)}")
-        draft.mkdir(parents=True, mode=0o700)
-        try:
-            plain = mapped(dict(outputs), lambda item: _cached(item, draft))
-            (draft / "outputs").write_bytes(pickle.dumps(plain))
-            draft.rename(self._entry)
-        except OSError:
-            if not self._entry.exists():
-                raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        Parameters
+        ----------
+        node : WDL.Tree.Task or WDL.Tree.Workflow
+        inputs : mapping
+            Encoded inputs by name.
+        name : str
+            The name of the call.
+        after : iterable of promises
+            Promises that must be complete before.
+        """
+        found = self._callees.get(id(node)) or self._look_at(node)
+        name = name or node.name
+        given = without_nulls(node, inputs)
+        if isinstance(node, Tree.Workflow):
+            run = self._workflow.options(name=name, after=after, version=found.called.version)
+            return run(found.called, given, self._machine)
+        sections = {key: key.split(".", 1) for key in given if "." in key}
+        overrides = {own: given[key] for key, (section, own) in sections.items() if section != "hints" or own in HINTS}
+        given = {key: plain for key, plain in given.items() if key not in sections}
+        runtime, run = self._prepared(found, name, given, overrides)
+        return (run.options(after=after) if after else run)(found.called, given, runtime, self._of_command)
 
-    def _restored(self, kept: CachedContent) -> Stored:
-        place = self._entry / kept.place
-        content: File | Directory = import_directory(place) if kept.is_directory else import_file(place)
-        return Stored(content, kept.folder)
+    def _look_at(self, node: Any) -> _Callee:
+        names = needed(node) if isinstance(node, Tree.Task) else []
+        declared = node.available_inputs
+        types = {name: binding_type(declared[name]) for name in names if declared.has_binding(name)}
+        found = self._callees[id(node)] = _Callee(callee(self._program, node), node, types)
+        return found
+
+    def _prepared(
+        self, found: _Callee, name: str, given: Mapping[str, Any], overrides: Mapping[str, Any]
+    ) -> tuple[Runtime, Task[..., Any]]:
+        """Return the runtime of a call, and the task with its requirements."""
+        reaching = {key: given[key] for key in found.types if key in given}
+        known = repr((found.called.path, name, reaching, overrides))
+        if known not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            runtime = self._runtime(found, reaching, overrides)
+            options = self._machine.limited(runtime.options)
+            self._known[known] = runtime, command.options(**options, name=name, version=found.called.version)
+        return self._known[known]
+
+    def _runtime(self, found: _Callee, reaching: Mapping[str, Any], overrides: Mapping[str, Any]) -> Runtime:
+        place = source_dir(found.node)
+        paths = WorkflowPaths(place)
+        env: Env.Bindings[Value.Base] = Env.Bindings()
+        for key, plain in reaching.items():
+            env = env.bind(key, decode(plain_value(plain), found.types[key], paths))
+        library = Library(found.node.effective_wdl_version, paths, place)
+        return runtime_of(found.node, env, library, overrides, self._machine.defaults)
 
 
-def _cached(stored: Stored, draft: Path) -> CachedContent:
-    folder = draft / secrets.token_hex(4)
-    folder.mkdir()
-    place = export(stored.content, folder / stored.content.name)
-    return CachedContent(os.path.relpath(place, draft), stored.folder, isinstance(stored.content, Directory))
-
-
-def mapped(plain: Any, change: Any) -> Any:
-    """Copy an encoded value, applying a function to its files."""
-    if isinstance(plain, (Stored, CachedContent)):
-        return change(plain)
-    if isinstance(plain, PathText):
-        return PathText(change(plain.file))
-    if isinstance(plain, Entries):
-        return Entries(tuple((mapped(key, change), mapped(item, change)) for key, item in plain.items))
-    if isinstance(plain, (list, tuple)):
-        return type(plain)(mapped(item, change) for item in plain)
-    if isinstance(plain, dict):
-        return {name: mapped(item, change) for name, item in plain.items()}
-    return plain
+def without_nulls(node: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out None for inputs that have a default and whose type does not allow None, so that the default is used."""
+    if None not in inputs.values():
+        return dict(inputs)
+    declared = node.available_inputs
+    return {
+        name: plain
+        for name, plain in inputs.items()
+        if not (plain is None and name in declared and declared[name].expr and not declared[name].type.optional)
+    }
 
 
 _COMPOUND = (Value.Array, Value.Map, Value.Pair, Value.Struct)
@@ -283,104 +304,83 @@ def task_value(task: Tree.Task, runtime: Runtime, status: int | None) -> Value.B
     return Value.from_json(task_type(task, with_return_code=status is not None), known)
 
 
-_MOST_KNOWN = 256
-"""Number of runtimes to cache, which is useful only if they do not depend on the inputs of each call."""
-
-
 @dataclass(frozen=True)
-class _Callee:
-    """A called task or workflow."""
+class CachedContent:
+    """A file or directory in the cache."""
 
-    called: Callee
-    node: Any
-    types: Mapping[str, Type.Base]
-    """The types of the inputs that its runtime section needs."""
+    place: str
+    """The path relative to the entry."""
+    folder: str
+    is_directory: bool
 
 
-class Calls:
-    """Creates the promises of calls.
+class Cache:
+    """One call's entry in the cache.
 
     Parameters
     ----------
-    program : Program
-        The document.
-    machine : Machine
-        The options for running commands.
-    workflow : Task
-        The toilfn task that runs a workflow.
+    directory : str
+        The directory of the cache, which all workers must be able to access.
+    task : str
+        The task's digest.
+    inputs : mapping
+        The encoded inputs.
+    image : str
+        The container image.
     """
 
-    def __init__(self, program: Program, machine: Machine, workflow: Task[..., Any]) -> None:
-        self._program = program
-        self._machine = machine
-        self._of_command = machine.of_command
-        self._workflow = workflow
-        self._callees: dict[int, _Callee] = {}
-        self._known: dict[str, tuple[Runtime, Task[..., Any]]] = {}
+    def __init__(self, directory: str, task: str, inputs: Mapping[str, Any], image: str) -> None:
+        short = numbered(item.folder for item in all_stored(dict(inputs)))
+        plain = mapped(dict(inputs), lambda item: replace(item, folder=short[item.folder]))
+        key = value_identity(("call", task, plain, image)).hex()
+        self._entry = Path(directory) / key[:2] / key
 
-    def call(self, node: Any, inputs: Mapping[str, Any], name: str = "", after: Any = ()) -> Any:
-        """Return the promise of a call's outputs.
+    def get(self) -> dict[str, Any] | None:
+        """Return the outputs of the same call in another run, with its files imported into this run's store."""
+        try:
+            plain = pickle.loads((self._entry / "outputs").read_bytes())
+        except (FileNotFoundError, AttributeError):  # AttributeError: written by another version of toilfn
+            return None
+        current().log.info("using the outputs of an earlier run: %s", self._entry)
+        return mapped(plain, self._restored)  # type: ignore[no-any-return]  # a dict gives a dict
 
-        Parameters
-        ----------
-        node : WDL.Tree.Task or WDL.Tree.Workflow
-        inputs : mapping
-            Encoded inputs by name.
-        name : str
-            The name of the call.
-        after : iterable of promises
-            Promises that must be complete before.
-        """
-        found = self._callees.get(id(node)) or self._look_at(node)
-        name = name or node.name
-        given = without_nulls(node, inputs)
-        if isinstance(node, Tree.Workflow):
-            run = self._workflow.options(name=name, after=after, version=found.called.version)
-            return run(found.called, given, self._machine)
-        sections = {key: key.split(".", 1) for key in given if "." in key}
-        overrides = {own: given[key] for key, (section, own) in sections.items() if section != "hints" or own in HINTS}
-        given = {key: plain for key, plain in given.items() if key not in sections}
-        runtime, run = self._prepared(found, name, given, overrides)
-        return (run.options(after=after) if after else run)(found.called, given, runtime, self._of_command)
+    def put(self, outputs: Mapping[str, Any]) -> None:
+        """Save outputs, unless another process has already done so."""
+        draft = self._entry.with_name(f".{secrets.token_hex(8)}")
+        draft.mkdir(parents=True, mode=0o700)
+        try:
+            plain = mapped(dict(outputs), lambda item: _cached(item, draft))
+            (draft / "outputs").write_bytes(pickle.dumps(plain))
+            draft.rename(self._entry)
+        except OSError:
+            if not self._entry.exists():
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
-    def _look_at(self, node: Any) -> _Callee:
-        names = needed(node) if isinstance(node, Tree.Task) else []
-        declared = node.available_inputs
-        types = {name: binding_type(declared[name]) for name in names if declared.has_binding(name)}
-        found = self._callees[id(node)] = _Callee(callee(self._program, node), node, types)
-        return found
-
-    def _prepared(
-        self, found: _Callee, name: str, given: Mapping[str, Any], overrides: Mapping[str, Any]
-    ) -> tuple[Runtime, Task[..., Any]]:
-        """Return the runtime of a call, and the task with its requirements."""
-        reaching = {key: given[key] for key in found.types if key in given}
-        known = repr((found.called.path, name, reaching, overrides))
-        if known not in self._known:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            runtime = self._runtime(found, reaching, overrides)
-            options = self._machine.limited(runtime.options)
-            self._known[known] = runtime, command.options(**options, name=name, version=found.called.version)
-        return self._known[known]
-
-    def _runtime(self, found: _Callee, reaching: Mapping[str, Any], overrides: Mapping[str, Any]) -> Runtime:
-        place = source_dir(found.node)
-        paths = WorkflowPaths(place)
-        env: Env.Bindings[Value.Base] = Env.Bindings()
-        for key, plain in reaching.items():
-            env = env.bind(key, decode(plain_value(plain), found.types[key], paths))
-        library = Library(found.node.effective_wdl_version, paths, place)
-        return runtime_of(found.node, env, library, overrides, self._machine.defaults)
+    def _restored(self, kept: CachedContent) -> Stored:
+        place = self._entry / kept.place
+        content: File | Directory = import_directory(place) if kept.is_directory else import_file(place)
+        return Stored(content, kept.folder)
 
 
-def without_nulls(node: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out None for inputs that have a default and whose type does not allow None, so that the default is used."""
-    if None not in inputs.values():
-        return dict(inputs)
-    declared = node.available_inputs
-    return {
-        name: plain
-        for name, plain in inputs.items()
-        if not (plain is None and name in declared and declared[name].expr and not declared[name].type.optional)
-    }
+def _cached(stored: Stored, draft: Path) -> CachedContent:
+    folder = draft / secrets.token_hex(4)
+    folder.mkdir()
+    place = export(stored.content, folder / stored.content.name)
+    return CachedContent(os.path.relpath(place, draft), stored.folder, isinstance(stored.content, Directory))
+
+
+def mapped(plain: Any, change: Any) -> Any:
+    """Copy an encoded value, applying a function to its files."""
+    if isinstance(plain, (Stored, CachedContent)):
+        return change(plain)
+    if isinstance(plain, PathText):
+        return PathText(change(plain.file))
+    if isinstance(plain, Entries):
+        return Entries(tuple((mapped(key, change), mapped(item, change)) for key, item in plain.items))
+    if isinstance(plain, (list, tuple)):
+        return type(plain)(mapped(item, change) for item in plain)
+    if isinstance(plain, dict):
+        return {name: mapped(item, change) for name, item in plain.items()}
+    return plain

@@ -1,4 +1,4 @@
-"""``toilfn-wdl-runner`` and ``toilfn wdl``: run a document and deliver its outputs, check it, or list its inputs."""
+"""Run, check, or list the inputs of a document: the commands ``toilfn-wdl-runner`` and ``toilfn wdl``."""
 
 from __future__ import annotations
 
@@ -37,139 +37,17 @@ from toilfn.wdl.values import Entries, PathText, Stored
 __all__ = ["Delivery", "add_others", "as_text", "command", "configure", "deliver", "main"]
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """The destination of a run's outputs, which is the same if another process finishes the run.
-
-    Attributes
-    ----------
-    directory : str
-        The path or URL for files.
-    file : str or None
-        The file for the JSON.
-    dialect : {"cromwell", "miniwdl"}
-        Whether the JSON is just the outputs (cromwell), or an object that contains them (miniwdl).
-    is_relative : bool
-        Whether files keep their paths relative to the working directory of their command; otherwise each is written to
-        a folder named after its output.
-    run : str
-        A text unique to the run, since files that an earlier run delivered may be gone.
-    how : {"copy", "move", "leave"}
-        Whether files are copied, moved (leaving links in the store), or left in the store.
-    """
-
-    directory: str
-    file: str | None
-    dialect: str
-    is_relative: bool
-    run: str
-    how: str = "copy"
-
-
-@task(cores=0.1, memory="256M", local=True, version="2", delivers=True)
-def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[str, Any]:
-    """Export all files in outputs, and return the outputs as JSON values.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``toilfn wdl`` under its other name, and return the exit status.
 
     Parameters
     ----------
-    outputs : mapping
-        The encoded outputs by name.
-    name : str
-        The name of the workflow, which is the prefix of the names of outputs.
-    delivery : Delivery
-        The destination.
+    arguments : sequence of str, optional
+        The command line; by default that of this process.
     """
-    full = {f"{name}.{output}": plain for output, plain in outputs.items()}
-    delivery = replace(
-        delivery, directory=absolute(delivery.directory), file=delivery.file and relocated(delivery.file)
-    )
-    directory = delivery.directory.rstrip("/")
-    with Exports(move=delivery.how == "move") as exports:
-        put = _put(directory, delivery, exports)
-        found = {output: _json(plain, f"{directory}/{output}", put) for output, plain in full.items()}
-    result = {"outputs": found, "dir": delivery.directory} if delivery.dialect == "miniwdl" else found
-    if delivery.file is not None:
-        with open(delivery.file, "w", encoding="utf-8") as stream:
-            stream.write(as_text(result))
-    return result
+    from toilfn import cli
 
-
-def as_text(result: Mapping[str, Any]) -> str:
-    """Return outputs as a JSON text."""
-    return json.dumps(result, indent=2) + "\n"
-
-
-Put = Callable[[Stored, str], str]
-"""Exports a file or directory for a position in the outputs; returns its path or URL."""
-
-
-def _put(directory: str, delivery: Delivery, exports: Exports) -> Put:
-    if delivery.how == "leave":
-        return _leave
-    return _where_made(directory, exports) if delivery.is_relative else _in_own_folder(exports)
-
-
-def _leave(stored: Stored, place: str) -> str:
-    if isinstance(stored.content, Directory):
-        raise WDLError(
-            f"output {stored.content.name} is a directory, which has no single location in the store",
-            hint="leave out --leave-outputs",
-        )
-    return left(stored.content)
-
-
-def _in_own_folder(exports: Exports) -> Put:
-    return lambda stored, place: exports.add(stored.content, f"{place}/")
-
-
-def _where_made(directory: str, exports: Exports) -> Put:
-    """Return a function that keeps the paths of files relative to the working directory of their command."""
-    taken: dict[str, tuple[Stored, str]] = {}
-
-    def put(stored: Stored, place: str) -> str:
-        folder = os.path.join(directory, work_folder(stored.folder))
-        other, output = taken.setdefault(f"{folder}/{stored.content.name}", (stored, place))
-        if other.content != stored.content:
-            names = " and ".join(each.removeprefix(f"{directory}/") for each in (output, place))
-            raise WDLError(f"{names} are both {stored.content.name}", hint="leave out --use-relative-output-paths")
-        return exports.add(stored.content, f"{folder}/")
-
-    return put
-
-
-_PLAIN = re.compile(r"\w+")
-"""Names of members that are safe as folder names; those of an Object may come from a file and be any text."""
-
-
-def _json(plain: Any, place: str, put: Put) -> Any:
-    if isinstance(plain, PathText):
-        return put(plain.file, place)
-    if isinstance(plain, Stored):
-        return put(plain, place)
-    if isinstance(plain, list):
-        return [_json(item, f"{place}/{number}", put) for number, item in enumerate(plain)]
-    if isinstance(plain, tuple):
-        return {"left": _json(plain[0], f"{place}/left", put), "right": _json(plain[1], f"{place}/right", put)}
-    if isinstance(plain, Entries):
-        pairs = ((_key(key), item) for key, item in plain.items)
-        return {key: _json(item, f"{place}/{number}", put) for number, (key, item) in enumerate(pairs)}
-    if isinstance(plain, dict):
-        return {
-            name: _json(item, f"{place}/{name if _PLAIN.fullmatch(name) else number}", put)
-            for number, (name, item) in enumerate(plain.items())
-        }
-    return plain
-
-
-def _key(plain: Any) -> str:
-    """Return a key of a Map as text, for JSON."""
-    if isinstance(plain, bool):
-        return str(plain).lower()
-    if isinstance(plain, float):
-        return f"{plain:.6f}"
-    if isinstance(plain, Stored):
-        return f"{plain.folder}/{plain.content.name}"
-    return str(plain)
+    return cli.main(["wdl", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 _USAGE = """\
@@ -269,6 +147,36 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--call-cache", metavar="DIR", default=os.environ.get("TOILFN_WDL_CALL_CACHE"),
                        help="directory of a cache of finished calls, shared by several runs")  # fmt: skip
     group.add_argument("--no-cache", action="store_true", help="do not use this cache")
+
+
+_INSTEAD = {
+    ("--env",): "--set-env NAME=VALUE, or --set-env NAME",
+    ("-d", "--dir"): "-o DIR for the outputs, and --store DIR to keep the run",
+    ("--as-me",): "nothing: commands run as you, unless there is --as-root",
+    ("--cfg",): "options, or --config with a file from 'toilfn config'",
+    ("--copy-input-files-for",): "--copy-input-files, which applies to all tasks",
+    ("--error-json", "--log-json"): "--store DIR, and then 'toilfn events DIR', which prints all events as JSON lines",
+    ("-j",): "'toilfn wdl inputs DOCUMENT', which prints a template for an input file",
+    ("-v", "--verbose", "--debug"): "--stream-logs for the output of commands, and --log-level debug",
+    ("--no-color",): "--no-progress, or nothing",
+    ("--metadata-output",): "--store DIR, and then 'toilfn stats DIR' or 'toilfn report DIR'",
+    ("--options",): "options: -o DIR for final_workflow_outputs_dir, --use-relative-output-paths, --runtime-defaults",
+    ("--imports",): "-p DIR, with the archive unpacked there",
+}
+"""Options of miniwdl and Cromwell, and what to use instead."""
+
+
+def add_others(parser: argparse.ArgumentParser) -> None:
+    """Add the options of other runners, which are refused with an explanation."""
+    for flags, instead in _INSTEAD.items():
+        parser.add_argument(*flags, action=_Refused, nargs="?", const=instead, help=argparse.SUPPRESS)
+
+
+class _Refused(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        parser.error(f"{option_string} is an option of another runner; use {self.const}")
 
 
 def command(options: argparse.Namespace) -> int:
@@ -414,44 +322,136 @@ def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
     return {**given, **inputs.arguments(node, pairs)}, base
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``toilfn wdl`` under its other name, and return the exit status.
+@dataclass(frozen=True)
+class Delivery:
+    """The destination of a run's outputs, which is the same if another process finishes the run.
+
+    Attributes
+    ----------
+    directory : str
+        The path or URL for files.
+    file : str or None
+        The file for the JSON.
+    dialect : {"cromwell", "miniwdl"}
+        Whether the JSON is just the outputs (cromwell), or an object that contains them (miniwdl).
+    is_relative : bool
+        Whether files keep their paths relative to the working directory of their command; otherwise each is written to
+        a folder named after its output.
+    run : str
+        A text unique to the run, since files that an earlier run delivered may be gone.
+    how : {"copy", "move", "leave"}
+        Whether files are copied, moved (leaving links in the store), or left in the store.
+    """
+
+    directory: str
+    file: str | None
+    dialect: str
+    is_relative: bool
+    run: str
+    how: str = "copy"
+
+
+@task(cores=0.1, memory="256M", local=True, version="2", delivers=True)
+def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[str, Any]:
+    """Export all files in outputs, and return the outputs as JSON values.
 
     Parameters
     ----------
-    arguments : sequence of str, optional
-        The command line; by default that of this process.
+    outputs : mapping
+        The encoded outputs by name.
+    name : str
+        The name of the workflow, which is the prefix of the names of outputs.
+    delivery : Delivery
+        The destination.
     """
-    from toilfn import cli
-
-    return cli.main(["wdl", *(sys.argv[1:] if arguments is None else arguments)])
-
-
-_INSTEAD = {
-    ("--env",): "--set-env NAME=VALUE, or --set-env NAME",
-    ("-d", "--dir"): "-o DIR for the outputs, and --store DIR to keep the run",
-    ("--as-me",): "nothing: commands run as you, unless there is --as-root",
-    ("--cfg",): "options, or --config with a file from 'toilfn config'",
-    ("--copy-input-files-for",): "--copy-input-files, which applies to all tasks",
-    ("--error-json", "--log-json"): "--store DIR, and then 'toilfn events DIR', which prints all events as JSON lines",
-    ("-j",): "'toilfn wdl inputs DOCUMENT', which prints a template for an input file",
-    ("-v", "--verbose", "--debug"): "--stream-logs for the output of commands, and --log-level debug",
-    ("--no-color",): "--no-progress, or nothing",
-    ("--metadata-output",): "--store DIR, and then 'toilfn stats DIR' or 'toilfn report DIR'",
-    ("--options",): "options: -o DIR for final_workflow_outputs_dir, --use-relative-output-paths, --runtime-defaults",
-    ("--imports",): "-p DIR, with the archive unpacked there",
-}
-"""Options of miniwdl and Cromwell, and what to use instead."""
+    full = {f"{name}.{output}": plain for output, plain in outputs.items()}
+    delivery = replace(
+        delivery, directory=absolute(delivery.directory), file=delivery.file and relocated(delivery.file)
+    )
+    directory = delivery.directory.rstrip("/")
+    with Exports(move=delivery.how == "move") as exports:
+        put = _put(directory, delivery, exports)
+        found = {output: _json(plain, f"{directory}/{output}", put) for output, plain in full.items()}
+    result = {"outputs": found, "dir": delivery.directory} if delivery.dialect == "miniwdl" else found
+    if delivery.file is not None:
+        with open(delivery.file, "w", encoding="utf-8") as stream:
+            stream.write(as_text(result))
+    return result
 
 
-def add_others(parser: argparse.ArgumentParser) -> None:
-    """Add the options of other runners, which are refused with an explanation."""
-    for flags, instead in _INSTEAD.items():
-        parser.add_argument(*flags, action=_Refused, nargs="?", const=instead, help=argparse.SUPPRESS)
+def as_text(result: Mapping[str, Any]) -> str:
+    """Return outputs as a JSON text."""
+    return json.dumps(result, indent=2) + "\n"
 
 
-class _Refused(argparse.Action):
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
-    ) -> None:
-        parser.error(f"{option_string} is an option of another runner; use {self.const}")
+Put = Callable[[Stored, str], str]
+"""Exports a file or directory for a position in the outputs; returns its path or URL."""
+
+
+def _put(directory: str, delivery: Delivery, exports: Exports) -> Put:
+    if delivery.how == "leave":
+        return _leave
+    return _where_made(directory, exports) if delivery.is_relative else _in_own_folder(exports)
+
+
+def _leave(stored: Stored, place: str) -> str:
+    if isinstance(stored.content, Directory):
+        raise WDLError(
+            f"output {stored.content.name} is a directory, which has no single location in the store",
+            hint="leave out --leave-outputs",
+        )
+    return left(stored.content)
+
+
+def _in_own_folder(exports: Exports) -> Put:
+    return lambda stored, place: exports.add(stored.content, f"{place}/")
+
+
+def _where_made(directory: str, exports: Exports) -> Put:
+    """Return a function that keeps the paths of files relative to the working directory of their command."""
+    taken: dict[str, tuple[Stored, str]] = {}
+
+    def put(stored: Stored, place: str) -> str:
+        folder = os.path.join(directory, work_folder(stored.folder))
+        other, output = taken.setdefault(f"{folder}/{stored.content.name}", (stored, place))
+        if other.content != stored.content:
+            names = " and ".join(each.removeprefix(f"{directory}/") for each in (output, place))
+            raise WDLError(f"{names} are both {stored.content.name}", hint="leave out --use-relative-output-paths")
+        return exports.add(stored.content, f"{folder}/")
+
+    return put
+
+
+_PLAIN = re.compile(r"\w+")
+"""Names of members that are safe as folder names; those of an Object may come from a file and be any text."""
+
+
+def _json(plain: Any, place: str, put: Put) -> Any:
+    if isinstance(plain, PathText):
+        return put(plain.file, place)
+    if isinstance(plain, Stored):
+        return put(plain, place)
+    if isinstance(plain, list):
+        return [_json(item, f"{place}/{number}", put) for number, item in enumerate(plain)]
+    if isinstance(plain, tuple):
+        return {"left": _json(plain[0], f"{place}/left", put), "right": _json(plain[1], f"{place}/right", put)}
+    if isinstance(plain, Entries):
+        pairs = ((_key(key), item) for key, item in plain.items)
+        return {key: _json(item, f"{place}/{number}", put) for number, (key, item) in enumerate(pairs)}
+    if isinstance(plain, dict):
+        return {
+            name: _json(item, f"{place}/{name if _PLAIN.fullmatch(name) else number}", put)
+            for number, (name, item) in enumerate(plain.items())
+        }
+    return plain
+
+
+def _key(plain: Any) -> str:
+    """Return a key of a Map as text, for JSON."""
+    if isinstance(plain, bool):
+        return str(plain).lower()
+    if isinstance(plain, float):
+        return f"{plain:.6f}"
+    if isinstance(plain, Stored):
+        return f"{plain.folder}/{plain.content.name}"
+    return str(plain)
