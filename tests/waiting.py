@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from toilfn.clusters.base import JobState, Update
 
 T = TypeVar("T")
 
@@ -28,3 +30,13 @@ def wait_for(condition: Callable[[], T], what: str = "", limit: float = 120.0, i
         assert time.monotonic() < deadline, f"waited {limit:g} s in vain for {what or 'a condition'}"
         time.sleep(interval)
     return value
+
+
+def end_of(cluster: Any, job: str, limit: float = 120.0) -> Update:
+    """Poll a cluster until a job ends, and return the update that says so."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        for update in cluster.poll(0.5):
+            if update.job == job and update.state is JobState.ENDED:
+                return update
+    raise AssertionError(f"waited {limit:g} s in vain for the end of {job}: {cluster._live}")

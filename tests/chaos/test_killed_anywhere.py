@@ -27,7 +27,13 @@ LEADERS = 26
 
 
 class Chaos:
-    """One workflow, its store, and those who kill it."""
+    """One workflow, its store, and the one who kills its leaders."""
+
+    points = POINTS
+    first_hit = 1
+    """The least number of times that a point is passed before the leader dies there."""
+    seconds = 0.5, 1.6
+    """The least and the greatest time for which a leader runs."""
 
     def __init__(self, folder: Path, shape: str, size: int, seed: int) -> None:
         self.store = folder / "store"
@@ -38,13 +44,19 @@ class Chaos:
         self.finished: dict[bytes, int] = {}
 
     def start(self, fault: str = "") -> subprocess.Popen[str]:
-        """Start the program, or a resume of it; both are ways to go on."""
-        resumable = (self.store / "store.json").exists() and bool(self.runs()) and self.rng.random() < 0.5
-        command = ["-m", "toilfn", "resume", str(self.store)] if resumable else [str(PROGRAM), *self.arguments]
-        environment = {**os.environ, "TOILFN_FAULT": fault}
+        """Start the program, or a resume of it; both continue the run."""
+        resumable = self.exists() and bool(self.runs()) and self.rng.random() < 0.5
+        command = ["-m", "toilfn", "resume", self.arguments[0]] if resumable else [str(PROGRAM), *self.arguments]
+        environment = os.environ | self.variables() | {"TOILFN_FAULT": fault}
         return subprocess.Popen(
             [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+
+    def exists(self) -> bool:
+        return (self.store / "store.json").exists()
+
+    def variables(self) -> dict[str, str]:
+        return {}
 
     def runs(self) -> list[records.Run]:
         return [record for record in self.log() if isinstance(record, records.Run)]
@@ -53,10 +65,10 @@ class Chaos:
         return [records.decode(bytes(data)) for _, data in open_store(str(self.store), create=False).log.read()]
 
     def kill_one(self) -> str | None:
-        """Let a leader run for a while and kill it; give what it printed if it got to the end before."""
-        fault = f"{self.rng.choice(POINTS)}:{self.rng.randrange(1, 12)}" if self.killed % 2 else ""
+        """Let a leader run for a while, and kill it; return its output if it finished first."""
+        fault = f"{self.rng.choice(self.points)}:{self.rng.randrange(self.first_hit, 12)}" if self.killed % 2 else ""
         leader = self.start(fault)
-        deadline = time.monotonic() + self.rng.uniform(0.5, 1.6)
+        deadline = time.monotonic() + self.rng.uniform(*self.seconds)
         while leader.poll() is None and time.monotonic() < deadline:
             if self.rng.random() < 0.05:
                 self.kill_worker(leader.pid)
@@ -83,7 +95,7 @@ class Chaos:
 
     def check(self) -> None:
         """Nothing was committed twice, and what was finished before has not been started again."""
-        if not (self.store / "store.json").exists():
+        if not self.exists():
             return
         committed = Counter(record.id for record in self.log() if isinstance(record, records.Outcome))
         assert set(committed.values()) <= {1}

@@ -13,6 +13,7 @@ import dask.config
 import pytest
 
 import toilfn as toil
+from tests.commands import toilfn
 from tests.servers.fixtures import slurm, slurm_server
 from toilfn.clusters import make_cluster
 from toilfn.clusters.common.settings import SECTIONS, settings_of
@@ -33,14 +34,6 @@ def flags(*arguments: str) -> dict[str, object]:
     parser = argparse.ArgumentParser(exit_on_error=False)
     add_options(parser)
     return from_options(parser.parse_args(arguments))
-
-
-def toilfn(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOILFN_")}
-    return subprocess.run(
-        [sys.executable, "-m", "toilfn", *words], cwd=folder, env={**environment, **variables}, capture_output=True,
-        text=True, timeout=200, check=False,
-    )  # fmt: skip
 
 
 def test_flags_become_settings_of_the_cluster() -> None:

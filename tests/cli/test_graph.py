@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import toilfn
 
 SCRIPT = """
 import sys
@@ -40,15 +39,6 @@ needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is 
 def project(tmp_path: Path) -> Path:
     (tmp_path / "flow.py").write_text(SCRIPT)
     return tmp_path
-
-
-def toilfn(folder: Path, *words: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOILFN_", "DASK_"))}
-    environment["PATH"] = environment["PATH"] if path is None else path
-    return subprocess.run(
-        [sys.executable, "-m", "toilfn", *words], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
 
 
 def test_a_script_is_drawn_and_nothing_runs(project: Path) -> None:
@@ -87,7 +77,7 @@ def test_the_name_of_the_file_says_the_format(project: Path, name: str, start: b
 
 
 def test_what_is_missing_is_said(project: Path) -> None:
-    done = toilfn(project, "graph", "flow.py", "-o", "g.pdf", "--", "3", path="")
+    done = toilfn(project, "graph", "flow.py", "-o", "g.pdf", "--", "3", PATH="")
     assert done.returncode == 2
     assert "Graphviz's command 'dot', which draws PDF, was not found" in done.stderr
     assert "hint: install graphviz" in done.stderr

@@ -17,6 +17,7 @@ from tests.servers.awsbatch import QUEUE
 from tests.servers.containers import IMAGE, Containers
 from tests.servers.fixtures import awsbatch_server, containers
 from tests.servers.machine import wait_for
+from tests.waiting import end_of
 from toilfn.clusters.awsbatch import cluster as awsjobs
 from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
 from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
@@ -140,20 +141,10 @@ def named(*names, shape=SHAPE):
     return [Batch(name, name, shape) for name in names]
 
 
-def ends(cluster, job, limit=60):
-    """The update with which a job ends."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        for update in cluster.poll(0.5):
-            if update.job == job and update.state is JobState.ENDED:
-                return update
-    raise AssertionError(cluster._live)
-
-
 def test_the_end_of_a_failed_jobs_log_and_its_streams_name_are_in_the_error(opened):
     cluster = opened("echo on purpose; exit 3")
     (job,) = cluster.submit(named("b"))
-    update = ends(cluster, job)
+    update = end_of(cluster, job)
     assert update.cause is Cause.ERROR
     assert "exit status 3" in update.detail
     assert f"log stream {awsjobs.definition(cluster.settings)[0]}/default/{job}" in update.detail
@@ -166,7 +157,7 @@ def test_what_was_printed_before_the_walltime_was_over_is_the_log(opened, tmp_pa
     wait_for((tmp_path / "started").exists, "the job to start")
     wait_for(lambda: (cluster.poll(0.1), cluster._live[job].deadline)[1] is not None, "the walltime to begin")
     cluster._live[job].deadline = 0.0
-    update = ends(cluster, job)
+    update = end_of(cluster, job)
     assert update.cause is Cause.WALLTIME
     assert update.detail.startswith("took longer than its walltime of 1h 00m; FAILED")
     assert b"it was here" in update.log
@@ -200,7 +191,7 @@ def test_a_lost_answer_does_not_make_a_second_submission(opened, batch, count):
     jobs = cluster.submit(named(*"abc"[:count]))
     assert len(cluster._amazon.sent) == 1
     assert len(set(jobs)) == count
-    assert [ends(cluster, job).cause for job in jobs[-1:]] == [None]
+    assert [end_of(cluster, job).cause for job in jobs[-1:]] == [None]
     listed = [
         job for status in ("SUBMITTED", "RUNNING", "SUCCEEDED", "FAILED")
         for job in batch.list_jobs(jobQueue=QUEUE, jobStatus=status)["jobSummaryList"]
@@ -216,7 +207,7 @@ def test_a_submission_whose_answer_was_lost_in_a_long_outage_is_found_when_it_is
     assert refused.value.refusal is Refusal.AWAY
     (job,) = cluster.submit(named("a"))
     assert len(cluster._amazon.sent) == 1
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
 
 
 def test_the_job_definition_is_made_once_and_used_again(opened, batch):
@@ -239,7 +230,7 @@ def test_a_jobs_overrides_say_what_it_needs(opened, batch):
     wanted = awsjobs.overrides(named("b", shape=Resources(1.5, 2**30, 0, (Accelerator(2),))), [], [], {})
     sizes = {item["type"]: item["value"] for item in wanted["resourceRequirements"]}
     assert sizes == {"VCPU": "2", "MEMORY": "1024", "GPU": "2"}
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
 
 
 def test_submissions_are_cut_by_number_and_by_the_length_of_names():
@@ -289,7 +280,7 @@ def test_a_job_that_its_queue_can_never_run_is_ended():
 def test_an_image_that_is_not_there_is_named(opened):
     cluster = opened(image="127.0.0.1:26850/nosuch:1")
     (job,) = cluster.submit(named("b"))
-    update = ends(cluster, job)
+    update = end_of(cluster, job)
     assert update.cause is Cause.LOST
     assert "CannotPullContainerError" in update.detail
 

@@ -19,6 +19,7 @@ from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.mesos import Agent, FakeMesos
 from tests.servers.fake.mesosmessages import CallError
 from tests.servers.machine import wait_for
+from tests.waiting import end_of
 from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.mesos.cluster import MesosCluster, amounts, cut, found
 from toilfn.clusters.mesos.master import records
@@ -115,16 +116,6 @@ def opened(make, tmp_path):
     return opened
 
 
-def ends(cluster, job, limit=120):
-    """The update with which a job ends."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        for update in cluster.poll(0.5):
-            if update.job == job and update.state is JobState.ENDED:
-                return update
-    raise AssertionError(cluster._live)
-
-
 def batch(name="b", shape=SHAPE):
     return Batch(name, name, shape)
 
@@ -139,7 +130,7 @@ def test_after_a_break_of_the_connection_each_live_task_is_asked_for(mesos, open
     mesos.disconnect()
     wait_for(lambda: cluster.poll(0.1) == [] and "RECONCILE" in mesos.calls, "reconciliation")
     (tmp_path / "go").touch()
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
 
 
 def test_a_task_that_the_master_has_forgotten_is_lost(mesos, opened, tmp_path):
@@ -149,7 +140,7 @@ def test_a_task_that_the_master_has_forgotten_is_lost(mesos, opened, tmp_path):
     (framework,) = mesos.frameworks.values()
     del framework.tasks[job]
     mesos.disconnect()
-    assert ends(cluster, job).cause is Cause.LOST
+    assert end_of(cluster, job).cause is Cause.LOST
 
 
 def test_a_lost_node_is_a_lost_job_or_a_preempted_one(mesos, opened, tmp_path):
@@ -160,7 +151,7 @@ def test_a_lost_node_is_a_lost_job_or_a_preempted_one(mesos, opened, tmp_path):
         (job,) = cluster.submit([batch(shape=Resources(1, 2**27, 2**20, preemptible=True))])
         wait_for((tmp_path / "started").exists, "the job")
         mesos.lose_agent(mesos.agents[0])
-        update = ends(cluster, job)
+        update = end_of(cluster, job)
         assert update.cause is cause
         # The answer to a question may come before the news.
         assert "slave removed" in update.detail or "reconciliation" in update.detail
@@ -183,7 +174,7 @@ def test_nodes_are_chosen_by_their_attributes(mesos, opened, tmp_path):
     ]
     cluster = opened(attributes={"rack": "1"})
     jobs = cluster.submit([batch(str(number)) for number in range(5)])
-    assert [ends(cluster, job).cause for job in jobs[-1:]] == [None]
+    assert [end_of(cluster, job).cause for job in jobs[-1:]] == [None]
     (framework,) = mesos.frameworks.values()
     assert {task.info["agent_id"]["value"] for task in framework.tasks.values()} == {"right"}
 
@@ -192,7 +183,7 @@ def test_reserved_resources_of_the_role_are_used_as_such(mesos, opened):
     mesos.agents[:] = [Agent("one", cpus=4, reserved=3)]
     cluster = opened(role="lab")
     (job,) = cluster.submit([batch(shape=Resources(3.5, 2**27, 2**20))])
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
     (framework,) = mesos.frameworks.values()
     cpus = [entry for entry in framework.tasks[job].info["resources"] if entry["name"] == "cpus"]
     assert sum(entry["scalar"]["value"] for entry in cpus) == 3.5
@@ -203,7 +194,7 @@ def test_one_executor_a_node_runs_all_its_tasks_and_cleans_up(mesos, opened, tmp
     mesos.agents[:] = [Agent("one")]
     cluster = opened(env={"WHERE": "a b"}, job_script_prologue=['printf %s "$WHERE" > "$3/where"'])
     jobs = cluster.submit([batch(str(number)) for number in range(6)])
-    assert {ends(cluster, job).cause for job in jobs[-1:]} == {None}
+    assert {end_of(cluster, job).cause for job in jobs[-1:]} == {None}
     assert (tmp_path / "where").read_text() == "a b"
     (framework,) = mesos.frameworks.values()
     (executor,) = framework.executors.values()
@@ -220,7 +211,7 @@ def test_at_the_end_nodes_are_cleaned_of_what_dead_workers_left(mesos, make, tmp
     cluster = make(worker_command=("true",))
     cluster.open(RunContext(str(tmp_path), "wf", {"TOILFN_WORK_DIR": str(work)}))
     (job,) = cluster.submit([batch()])
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
     assert left(work)
     cluster.close()
     wait_for(lambda: not left(work), "the executor to clean up")
@@ -240,7 +231,7 @@ def test_the_jobs_of_a_dead_leader_are_found_by_address(opened, make, tmp_path):
     try:
         assert again.list("wf") == {job: "b"}
         again.kill([job])
-        assert ends(again, job).cause is Cause.LOST
+        assert end_of(again, job).cause is Cause.LOST
     finally:
         again.close()
 
@@ -248,7 +239,7 @@ def test_the_jobs_of_a_dead_leader_are_found_by_address(opened, make, tmp_path):
 def test_the_walltime_is_named(opened):
     cluster = opened("exec sleep 60")
     (job,) = cluster.submit([batch(shape=Resources(1, 2**27, 2**20, walltime=1))])
-    assert ends(cluster, job).cause is Cause.WALLTIME
+    assert end_of(cluster, job).cause is Cause.WALLTIME
 
 
 @pytest.mark.parametrize(
@@ -274,7 +265,7 @@ def test_right_credentials_will_do(mesos, opened, monkeypatch):
     monkeypatch.setenv("TOILFN_MESOS_SECRET", "right")
     cluster = opened()
     (job,) = cluster.submit([batch()])
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
 
 
 def test_a_second_leader_ends_the_first_ones_subscription(mesos, make, tmp_path):
@@ -295,7 +286,7 @@ def test_a_framework_that_was_removed_meanwhile_is_followed_by_a_new_one(mesos, 
     cluster.open(context)
     assert context.notes.read("mesos-framework").decode() in mesos.frameworks
     (job,) = cluster.submit([batch()])
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
     with pytest.raises(ClusterError, match="has been removed"):
         make(framework_id="gone").open(context)
 
@@ -306,7 +297,7 @@ def test_a_call_that_is_lost_is_made_good(mesos, opened, monkeypatch):
     cluster = opened()
     monkeypatch.setattr(mesos, "_accept", refuse)
     (job,) = cluster.submit([batch()])
-    assert ends(cluster, job).cause is Cause.LOST
+    assert end_of(cluster, job).cause is Cause.LOST
     assert "RECONCILE" in mesos.calls
 
 

@@ -14,7 +14,8 @@ from tests.clusters.leaders import counts, events, failures, result, start, wait
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
-from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
+from tests.waiting import end_of
+from toilfn.clusters.base import Batch, Refusal, RunContext, SubmissionError
 from toilfn.clusters.resume import make_again, name_of
 from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
@@ -143,16 +144,6 @@ def batch(name="b", shape=SHAPE):
     return Batch(name, name, shape)
 
 
-def ends(cluster, job, limit=30):
-    """The update with which a job ends."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        for update in cluster.poll(0.5):
-            if update.job == job and update.state is JobState.ENDED:
-                return update
-    raise AssertionError(cluster._live)
-
-
 @pytest.mark.parametrize(
     ("state", "cause"), [("SYSTEM_ERROR", Cause.LOST), ("PREEMPTED", Cause.PREEMPTED), ("CANCELED", Cause.LOST)]
 )
@@ -161,7 +152,7 @@ def test_what_the_system_does_is_not_an_error_of_the_task(tes, opened, state, ca
     (job,) = cluster.submit([batch()])
     wait_for(tes.live, "the job")
     tes.stop_task(job, state)
-    update = ends(cluster, job)
+    update = end_of(cluster, job)
     assert update.cause is cause
     assert update.detail.startswith(state)
 
@@ -189,7 +180,7 @@ def test_a_system_error_may_be_a_preemption(said, cause):
 def test_the_walltime_is_named(opened):
     cluster = opened("exec sleep 60")
     (job,) = cluster.submit([batch(shape=Resources(1, 10**8, 10**6, walltime=1))])
-    assert ends(cluster, job).cause is Cause.WALLTIME
+    assert end_of(cluster, job).cause is Cause.WALLTIME
 
 
 def test_what_was_printed_before_the_walltime_was_over_is_the_log(opened, tmp_path):
@@ -198,7 +189,7 @@ def test_what_was_printed_before_the_walltime_was_over_is_the_log(opened, tmp_pa
     wait_for((tmp_path / "started").exists, "the job to start")
     wait_for(lambda: (cluster.poll(0.1), cluster._live[job].deadline)[1] is not None, "the walltime to begin")
     cluster._live[job].deadline = 0.0
-    update = ends(cluster, job)
+    update = end_of(cluster, job)
     assert update.cause is Cause.WALLTIME
     assert update.detail.startswith("took longer than its walltime of 1h 00m; CANCELED")
     assert update.log.startswith(b"it was here\n")
@@ -207,7 +198,7 @@ def test_what_was_printed_before_the_walltime_was_over_is_the_log(opened, tmp_pa
 def test_lines_before_the_worker_are_the_only_input(tes, opened, tmp_path):
     cluster = opened('printf %s "$GREETING" > "$1/said"', job_script_prologue=['export GREETING="it\'s"'])
     (job,) = cluster.submit([batch()])
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
     assert (tmp_path / "said").read_text() == "it's"
     assert [given["path"] for given in tes.tasks[job]["inputs"]] == ["/tmp/toilfn-prologue.sh"]
 
@@ -222,14 +213,14 @@ def test_many_jobs_are_looked_at_in_one_list_page_by_page(tes, opened):
     assert len(tes.requests) == 3
     assert all(request.startswith("GET /ga4gh/tes/v1/tasks?") for request in tes.requests)
     for job in jobs[-1:]:
-        assert ends(cluster, job).cause is None
+        assert end_of(cluster, job).cause is None
 
 
 def test_a_lost_answer_does_not_make_a_second_task(tes, opened):
     cluster = opened()
     tes.loses_answers = 1
     (job,) = cluster.submit([batch()])
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
     assert len(tes.tasks) == 1
 
 
@@ -241,7 +232,7 @@ def test_a_task_whose_answer_was_lost_in_a_long_outage_is_found_when_it_is_tried
     assert caught.value.refusal is Refusal.AWAY
     tes.is_away = False
     (job,) = cluster.submit([batch()])
-    assert ends(cluster, job).cause is None
+    assert end_of(cluster, job).cause is None
     assert len(tes.tasks) == 1
 
 
@@ -288,7 +279,7 @@ def test_the_jobs_of_a_dead_leader_are_found_by_address(tes, opened):
     again.open(RunContext(cluster.context.store, "wf"))
     assert again.list("wf") == {job: "b"}
     again.kill([job])
-    assert ends(again, job).cause is Cause.LOST
+    assert end_of(again, job).cause is Cause.LOST
 
 
 @pytest.mark.parametrize(
@@ -321,7 +312,7 @@ def test_a_wrong_path_of_the_endpoint_is_named(tes, opened):
 def test_an_image_that_is_not_there_is_named(opened):
     cluster = opened(image="nosuch:1")
     (job,) = cluster.submit([batch()])
-    update = ends(cluster, job)
+    update = end_of(cluster, job)
     assert update.cause is Cause.LOST
     assert "cannot pull the image nosuch:1" in update.detail
 

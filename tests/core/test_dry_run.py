@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
 import toilfn as toil
+from tests.commands import toilfn
 from toilfn.errors import StoreNotFoundError
 
 SCRIPT = """
@@ -54,14 +52,6 @@ def broken(x: int) -> int:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
-
-
-def toilfn(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOILFN_", "DASK_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "toilfn", *words], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
 
 
 @pytest.fixture

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +11,7 @@ from typing import Any, Literal
 import pytest
 
 import toilfn as toil
+from tests.commands import toilfn
 from toilfn.config.params import PARAMS_VARIABLE, describe, given
 from toilfn.errors import InputError
 
@@ -115,14 +113,6 @@ if __name__ == "__main__":
     given = toil.params(Params)
     print(toil.compute(repeat(given.word, given.times), store="run", cluster="inline"))
 '''
-
-
-def toilfn(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOILFN_", "DASK_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "toilfn", *words], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
 
 
 def test_a_run_with_parameters_its_help_and_its_explanation(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.story import end, epoch, failure, function, outcome, run, task, tell
 from tests.pages.browser import SHOTS, barriers, chromium, complaints_of, dashboard
+from tests.waiting import wait_for
 from toilfn.cli import main
 from toilfn.errors import InputError
 from toilfn.stores import Store
@@ -156,49 +157,44 @@ def test_it_is_readable_in_the_dark_and_on_a_phone(page_url: str, browser: Any) 
     page.close()
 
 
-def test_a_run_that_another_process_leads_is_live(tmp_path: Path, browser: Any) -> None:
-    script = tmp_path / "flow.py"
+@contextmanager
+def running_flow(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the script in another process; the block begins when the run has started."""
+    script = folder / "flow.py"
     script.write_text(FLOW)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TOILFN_")}
-    leader = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    leader = subprocess.Popen([sys.executable, str(script), str(folder)], env=environment, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "store" / "log" / f"{2:016d}").exists():
-            assert time.monotonic() < deadline, "the run did not start"
-            time.sleep(0.05)
-        with dashboard(tmp_path / "store") as url:
-            context = browser.new_context()
-            page = context.new_page()
-            complaints = complaints_of(page)
-            page.goto(url)
-            page.get_by_text("20 of 21").wait_for(timeout=PATIENCE)
-            page.goto(f"{url.partition('?')[0]}tasks?state=running")
-            page.get_by_role("link", name="slow", exact=True).click()
-            page.get_by_text("the slow one began").wait_for(timeout=PATIENCE)
-            page.screenshot(path=SHOTS / "live.png")
-            other = context.new_page()
-            other.goto(url.partition("?")[0])
-            other.evaluate("window.mark = 1")
-            (tmp_path / "go").touch()
-            other.locator(".state.done").first.wait_for(timeout=PATIENCE)
-            assert other.evaluate("window.mark") == 1  # it came by itself, the page was not loaded again
-            page.get_by_text("and ends").wait_for(timeout=PATIENCE)
-            assert complaints == []
+        wait_for(lambda: (folder / "store" / "log" / f"{2:016d}").exists(), "the start of the run")
+        yield leader
     finally:
         leader.terminate()
         leader.wait(timeout=60)
 
 
+def test_a_run_that_another_process_leads_is_live(tmp_path: Path, browser: Any) -> None:
+    with running_flow(tmp_path), dashboard(tmp_path / "store") as url:
+        context = browser.new_context()
+        page = context.new_page()
+        complaints = complaints_of(page)
+        page.goto(url)
+        page.get_by_text("20 of 21").wait_for(timeout=PATIENCE)
+        page.goto(f"{url.partition('?')[0]}tasks?state=running")
+        page.get_by_role("link", name="slow", exact=True).click()
+        page.get_by_text("the slow one began").wait_for(timeout=PATIENCE)
+        page.screenshot(path=SHOTS / "live.png")
+        other = context.new_page()
+        other.goto(url.partition("?")[0])
+        other.evaluate("window.mark = 1")
+        (tmp_path / "go").touch()
+        other.locator(".state.done").first.wait_for(timeout=PATIENCE)
+        assert other.evaluate("window.mark") == 1  # it came by itself, the page was not loaded again
+        page.get_by_text("and ends").wait_for(timeout=PATIENCE)
+        assert complaints == []
+
+
 def test_its_button_stops_the_run(tmp_path: Path, browser: Any) -> None:
-    script = tmp_path / "flow.py"
-    script.write_text(FLOW)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOILFN_")}
-    leader = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "store" / "log" / f"{2:016d}").exists():
-            assert time.monotonic() < deadline, "the run did not start"
-            time.sleep(0.05)
+    with running_flow(tmp_path) as leader:
         with dashboard(tmp_path / "store") as url:
             page = browser.new_page()
             page.on("dialog", lambda dialog: dialog.accept())
@@ -207,9 +203,6 @@ def test_its_button_stops_the_run(tmp_path: Path, browser: Any) -> None:
             page.locator(".state.killed").first.wait_for(timeout=PATIENCE)
             page.close()
         assert leader.wait(timeout=60) != 0
-    finally:
-        leader.terminate()
-        leader.wait(timeout=60)
 
 
 def test_a_wrong_store_or_port_is_an_error_of_the_command(tmp_path: Path, store: Store) -> None:

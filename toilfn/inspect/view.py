@@ -124,7 +124,27 @@ class _HasLog(Protocol):
     def log(self) -> Readable: ...
 
 
-class View:
+class HasRuns:
+    """The newest of several runs, and its status."""
+
+    runs: list[Run]
+    ends: dict[int, End]
+
+    @property
+    def run(self) -> Run | None:
+        """The newest run."""
+        return self.runs[-1] if self.runs else None
+
+    @property
+    def status(self) -> str:
+        """The end of the newest run: a status of `records.End`; or ``"open"``; or ``"empty"`` without a run."""
+        if self.run is None:
+            return "empty"
+        end = self.ends.get(self.run.number)
+        return end.status if end else "open"
+
+
+class View(HasRuns):
     """The state of a store, read from its log.
 
     Parameters
@@ -185,19 +205,6 @@ class View:
                 pass  # nothing that a view shows
             case _:
                 assert_never(fact)
-
-    @property
-    def run(self) -> Run | None:
-        """The newest run."""
-        return self.runs[-1] if self.runs else None
-
-    @property
-    def status(self) -> str:
-        """The end of the newest run: a status of `records.End`; or ``"open"``; or ``"empty"`` without a run."""
-        if self.run is None:
-            return "empty"
-        end = self.ends.get(self.run.number)
-        return end.status if end else "open"
 
     def current(self) -> list[TaskInfo]:
         """List the tasks that the newest run requested or led to, in the order in which the store learnt of them."""

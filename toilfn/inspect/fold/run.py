@@ -10,8 +10,7 @@ from toilfn.graph.options import SERVICE
 from toilfn.ids import TaskId
 from toilfn.inspect.fold.columns import Kind, Row
 from toilfn.inspect.fold.reading import NEVER, RUNNING, UNKNOWN, Reader
-from toilfn.inspect.view import State
-from toilfn.model.records import Run
+from toilfn.inspect.view import HasRuns, State
 from toilfn.resources import Resources
 from toilfn.stores.log import Position
 
@@ -20,7 +19,7 @@ __all__ = ["Fold"]
 _STATES = tuple(State)
 
 
-class Fold(Reader):
+class Fold(Reader, HasRuns):
     """The state of a store, as far as its log was read.
 
     Attributes
@@ -51,19 +50,6 @@ class Fold(Reader):
     def size(self) -> int:
         """How many tasks are known, with those that only records of other tasks name."""
         return len(self._ids)
-
-    @property
-    def run(self) -> Run | None:
-        """The newest run."""
-        return self.runs[-1] if self.runs else None
-
-    @property
-    def status(self) -> str:
-        """The end of the newest run: a status of `records.End`; or ``"open"``; or ``"empty"`` without a run."""
-        if self.run is None:
-            return "empty"
-        end = self.ends.get(self.run.number)
-        return end.status if end else "open"
 
     def current(self) -> bytearray | None:
         """Return which tasks the newest run requested or led to, one byte each; None if all of them."""
