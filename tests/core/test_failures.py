@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import shlex
 import socket
 import subprocess
 import sys
@@ -27,9 +28,8 @@ def failure(number: int, message: str = "ValueError: bad", cause: str = "error",
 
 
 def told(*failures: Failure, name: str = "sort", store: str = "run1") -> str:
-    error = failed_tasks(
-        failures, lambda _: name, lambda _: "1", lambda f: str(f.log, "utf-8"), store, f"toilfn resume {store}"
-    )
+    resume = f"toilfn resume {shlex.quote(store)}"
+    error = failed_tasks(failures, lambda _: name, lambda _: "1", lambda f: str(f.log, "utf-8"), store, resume)
     assert error.failures == failures
     return str(error)
 
@@ -152,7 +152,7 @@ def test_no_one_is_told_to_resume_a_store_that_is_removed(tmp_path: Path) -> Non
 
 
 def test_a_store_stays_while_its_jobs_run(tmp_path: Path) -> None:
-    with WorkflowRun(Settings.resolve(store=tmp_path / "s", clean="always", cluster="inline")) as run:
+    with WorkflowRun(Settings.resolve(store=tmp_path / "s t", clean="always", cluster="inline")) as run:
         run._has_begun = run.may_have_jobs = True
-    assert run.way_on == f"toilfn resume {tmp_path / 's'}"
-    assert (tmp_path / "s" / "store.json").exists()
+    assert run.way_on == f"toilfn resume '{tmp_path / 's t'}'"
+    assert (tmp_path / "s t" / "store.json").exists()
