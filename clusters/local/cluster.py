@@ -33,7 +33,7 @@ from toilfn.clusters.base import (
 from toilfn.clusters.local import machine
 from toilfn.clusters.local.channel import Doing, Slot, Wire
 from toilfn.clusters.local.machine import used_memory
-from toilfn.errors import ClusterError
+from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.protocol import DONE, READY, RECALL, Open, encode
 from toilfn.resources import Accelerator, Capacity, Resources
@@ -374,6 +374,10 @@ class LocalCluster(Cluster):
         launcher: Launcher = launch,
         watch_memory: bool = True,
     ) -> None:
+        if workers is not None and (type(workers) is not int or workers < 1):
+            raise InputError(f"LocalCluster: workers={workers!r} is not a whole number above 0")
+        if cores is not None and (type(cores) not in (int, float) or not cores > 0):
+            raise InputError(f"LocalCluster: cores={cores!r} is not a number above 0")
         self._workers = workers
         self._launcher = launcher
         self._watch_memory = watch_memory

@@ -237,6 +237,12 @@ def test_a_store_that_is_no_path_is_refused_in_words(place: Any) -> None:
         toil.resume(place)
 
 
+@pytest.mark.parametrize("given", [{"workers": 0}, {"workers": "2"}, {"workers": 1.5}, {"cores": -2}, {"cores": "two"}])
+def test_a_local_cluster_without_room_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"LocalCluster: {next(iter(given))}=.* above 0"):
+        toil.LocalCluster(**given)
+
+
 def test_names_are_one_or_several_and_flags_add_up() -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)
