@@ -400,7 +400,7 @@ def test_a_job_that_is_refused_fails_and_leaves_the_others_alone(fake, cluster, 
     ("settings", "words"),
     [
         ({"pod_template": {"spec": {"nodeselector": {"a": "b"}}}}, ["nodeselector", "pod_template"]),
-        ({"labels": {"team": 1}}, ["labels.team"]),
+        ({"labels": {"team": 1.5}}, ["labels.team"]),
         ({"annotations": {"note": {}}}, ["annotations.note"]),
         ({"security_context": {"runAsUser": "me"}}, ["runAsUser", "security_context"]),
         ({"owner": "ada@lab.org"}, ["owner='ada@lab.org'", "63 letters"]),
