@@ -19,7 +19,7 @@ from tests.servers.radosgw import RadosGateway
 
 __all__ = ["radosgw_server"]
 
-FEW, MANY = 2, 18
+FEW, MANY = 2, 10
 BY_TIME = ("log", "leases", "flags")
 """What the leader writes and asks now and then, however many tasks there are."""
 
