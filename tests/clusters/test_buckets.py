@@ -180,6 +180,6 @@ def test_the_key_of_a_google_account_is_shown_nowhere(gcs_server: object, tmp_pa
         url = f"gs://clusters/{uuid.uuid4().hex}"
         settings = {"cluster": {}, "store_options": options}
         printed, lines = watched(["local", url, str(marks), "sort", "3", json.dumps(settings)], tmp_path / "said")
-        assert counts(marks) == {"sort": 7, "merge": 3}
+        assert counts(marks) == {"sort": 3, "merge": 1}
         assert google.signed
         check_hidden([ACCESS, *key], url, options, printed, lines)
