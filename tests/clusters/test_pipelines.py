@@ -83,22 +83,22 @@ COUNT = 16
 SEED = 20
 
 
-def suffers(start, name, leaders, count=COUNT):
+def suffers(start, name, leaders):
     """Kill leaders and jobs at random until the workflow is done; every task counts once, whatever its attempts."""
     chance = random.Random(SEED)
     marks = None
     for _ in range(leaders):
-        leader, marks = start(name, "tree", count, lease_timeout=5, lost_retries=50)
+        leader, marks = start(name, "tree", COUNT, lease_timeout=5, lost_retries=50)
         wait_for_marks(leader, marks, 2)
         time.sleep(chance.uniform(0, 1.5))
         kill_jobs(name, marks, chance)
         time.sleep(chance.uniform(0, 0.5))
         leader.kill()
         leader.communicate()
-    leader, _ = start(name, "tree", count, lease_timeout=5, lost_retries=50)
-    assert result(leader, 200) == str(sum(range(count)))
-    assert counts(marks).keys() == {"pair", *(f"slow-{i}" for i in range(count))}
-    assert counting_outcomes(marks) == {"pair": count - 1, "slow": count}
+    leader, _ = start(name, "tree", COUNT, lease_timeout=5, lost_retries=50)
+    assert result(leader, 200) == str(sum(range(COUNT)))
+    assert counts(marks).keys() == {"pair", *(f"slow-{i}" for i in range(COUNT))}
+    assert counting_outcomes(marks) == {"pair": COUNT - 1, "slow": COUNT}
 
 
 def counting_outcomes(marks):
@@ -130,4 +130,4 @@ def test_chaos_on_grid_engine(gridengine, start):
 @pytest.mark.parametrize("name", FAKES)
 def test_chaos_on_fakes(name, start):
     for _ in system(name):
-        suffers(start, name, 1, COUNT // 2)
+        suffers(start, name, 1)
