@@ -197,7 +197,7 @@ def test_a_path_that_the_locale_cannot_encode_is_not_called_damage(tmp_path):
     assert "locale's encoding" in ran.stderr
     assert "PYTHONUTF8=1" in ran.stderr
     assert "damaged" not in ran.stderr
-    assert os.listdir(place) == ["x"]  # in UTF-8, as workers find it that are told of it
+    assert os.listdir(place) == ["x"]  # its name is in UTF-8, which is what workers expect
 
 
 def test_errors_of_a_damaged_store_show_no_frames_of_toilfn(store, tmp_path):
