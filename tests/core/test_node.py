@@ -214,3 +214,16 @@ def test_a_damaged_record_does_not_stop_a_worker(start, work, tmp_path):
     (folder / "run").write_text(json.dumps({"url": 1}))
     sweep()
     assert not folder.exists()
+
+
+def test_a_start_looks_at_some_of_many_runs_and_later_starts_at_the_others(work):
+    for number in range(30):
+        folder = work / "runs" / f"{number:024x}"
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+        run = {"url": str(work / "gone" / str(number)), "id": str(number), "base": str(work), "keep": None}
+        (folder / "run").write_text(json.dumps(run))
+    node.clean(most=20)
+    assert len(folders(work, "runs")) == 10
+    node.clean(most=20)
+    assert folders(work, "runs") == set()

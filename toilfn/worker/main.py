@@ -65,6 +65,9 @@ _STREAM = "TOILFN_STREAM_LOGS"
 _STORE_PERIOD = 5.0
 """The same period if each message is an object in the store."""
 
+_RUNS_LOOKED_AT = 50
+"""The number of this machine's runs whose files a worker looks at when it starts; it takes 0.1 ms for each."""
+
 
 class Terminated(BaseException):
     """The process was asked to end: deferred calls are made and temporary directories removed on the way out."""
@@ -306,7 +309,7 @@ def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answe
     os.environ.update(absolute_places())
     node.begin(store)
     sweep()
-    node.clean()
+    node.clean(most=_RUNS_LOOKED_AT)
     _install_code(blobs, node.code_dir(store.url))
     return AttemptRunner(store, output, slot, Surroundings(limit_threads=True, is_worker=True), Terminated, blobs)
 
