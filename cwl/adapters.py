@@ -1,4 +1,4 @@
-"""How cwltool loads documents and runs tools here: a timeout for servers, literal paths, and our containers.
+"""Adapt cwltool's loader and job classes: a timeout for servers, literal paths, and our handling of container images.
 
 In CWL, a ``location`` is a URL and a ``path`` is a path (CWL v1.2, "File"), but cwltool reads both as URLs, so that
 ``a%20b`` would mean the file ``a b``. Paths are therefore escaped before cwltool reads them.
@@ -55,27 +55,30 @@ class Tool(CommandLineTool):
         return _OURS.get(kind, kind)
 
 
-def _one_at_a_time(bring: Callable[..., str | None], folder: Callable[[], Path]) -> Callable[..., str | None]:
+def _one_at_a_time(fetch: Callable[..., str | None], folder: Callable[[], Path]) -> Callable[..., str | None]:
     """Wrap a function that fetches an image, so that only one process at a time fetches it to a folder."""
 
     def locked(job: JobBase, image: CWLObjectType, *options: Any, **named: Any) -> str | None:
         with image_lock(json.dumps(image, sort_keys=True, default=str), folder()):
-            return bring(job, image, *options, **named)
+            return fetch(job, image, *options, **named)
 
     return locked
 
 
-def _kept_here(bring: Callable[..., str | None]) -> Callable[..., str | None]:
-    """Wrap a function that fetches an image file, to keep it on this machine, not in a possibly shared directory."""
+def _kept_here(fetch: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Wrap a function that fetches an image file: by default, it keeps the file on this machine.
+
+    cwltool would keep it in the current directory, which may be shared with other machines.
+    """
 
     def kept(*arguments: Any, **named: Any) -> str | None:
         if _FOLDER in os.environ:
-            return bring(*arguments, **named)
+            return fetch(*arguments, **named)
         folder = images_folder()
         before = set(folder.iterdir())
         os.environ[_FOLDER] = str(folder)
         try:
-            image = bring(*arguments, **named)
+            image = fetch(*arguments, **named)
         finally:
             del os.environ[_FOLDER]
         if image and Path(image).parent == folder and not os.environ.get("TOILFN_IMAGES"):
@@ -136,7 +139,7 @@ class Fetcher(DefaultFetcher):
 
 
 _KEPT = ("file:", "data:", "_:", "$(", "${")
-"""Beginnings of texts that are not paths: URLs, names of literals, expressions."""
+"""A pattern for the beginning of a text that is not a path: a URL, the name of a literal, or an expression."""
 
 
 class PathLoader(Loader):

@@ -23,7 +23,7 @@ _NAMES = {"long": "int", "double": "float"}
 
 
 def describe(document: str) -> dict[str, Any]:
-    """Return the name, the text and the inputs of a document.
+    """Return a document's name, its description (``doc``) and its inputs.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def describe(document: str) -> dict[str, Any]:
     Raises
     ------
     ValidationException, WorkflowException, OSError
-        If it cannot be read.
+        If the document is invalid or cannot be read.
     """
     patch_cwltool()
     use_schemas(extended=True)
@@ -71,7 +71,10 @@ def _symbols(given: Any) -> list[str]:
 
 
 def _base(given: Any) -> str:
-    """Return the type of a value, or of an array's items, in the words of forms; ``other`` for what is JSON."""
+    """Return the name of a type, or of the type of an array's items, for a form.
+
+    It is ``other`` for types, such as records, for which the form takes JSON.
+    """
     if _symbols(given):
         return "enum"
     name = _NAMES.get(given, given) if isinstance(given, str) else ""
@@ -93,7 +96,7 @@ def _text(given: Any) -> str:
 
 
 def main() -> int:
-    """Print the description of a document; the exit status is 1 if it cannot be read."""
+    """Print the inputs of a CWL document as JSON; the exit status is 1 if the document cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m toilfn.cwl.describe", description=main.__doc__)
     parser.add_argument("document")
     try:

@@ -53,7 +53,7 @@ _RESULTS = (
     "use_container", "default_container", "singularity", "podman", "user_space_docker_cmd", "no_read_only",
     "preserve_environment", "preserve_entire_environment", "docker_outdir", "docker_tmpdir", "docker_stagedir",
 )  # fmt: skip
-"""Those of them that can affect the outputs of a tool."""
+"""The attributes in `_CARRIED` that can affect the outputs of a tool."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Part:
     files: Mapping[str, Any] = field(default_factory=dict)
 
     def __toilfn_identity__(self) -> tuple[object, ...]:
-        """Return what decides whether two parts are the same argument: the digest of that part of the document."""
+        """Return the values that identify this argument: the digest of that part of the document, and its files."""
         return self.digest, self.step, self.files
 
     def __repr__(self) -> str:
@@ -196,10 +196,9 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
     Parameters
     ----------
     process : Process
-        engine
-        The process from `cwltool.load_tool`. Attributes that only loading needs are removed.
-        engine
+        The process from `cwltool.load_tool`. Attributes that only loading needs are removed from it.
     engine : Engine
+        The options for running tools.
     files : mapping
         Files in the store, or promises of them, by the locations in the documents.
     nonce : str
@@ -394,6 +393,6 @@ def _make_secret_key(path: Path) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(base64.b64encode(os.urandom(_KEY_SIZE)).decode())
-    with suppress(FileExistsError):  # another process was faster
-        os.link(draft, path)  # complete or absent
+    with suppress(FileExistsError):  # another process has just created a key, which is used
+        os.link(draft, path)  # a link appears with its whole content, so no process reads half a key
     draft.unlink()

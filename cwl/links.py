@@ -40,7 +40,7 @@ __all__ = [
 
 _NOWHERE = "/nowhere"
 
-logging.getLogger("cwl_utils").disabled = True  # it only logs tracebacks of errors that it also raises
+logging.getLogger("cwl_utils").disabled = True  # it raises the errors that it logs, so they would be reported twice
 
 
 class StepError(PermanentError):
@@ -173,7 +173,7 @@ class Evaluator:
     inputs : mapping
         The inputs by their ids, in the form used between tasks: the possible values of `self`.
     seen : mapping, optional
-        The value of `inputs` in expressions; by default the same.
+        The value of the variable `inputs` in expressions. The default is `inputs`.
     """
 
     def __init__(self, part: Part, inputs: Mapping[str, Any], seen: Mapping[str, Any] | None = None) -> None:
@@ -208,11 +208,11 @@ class Evaluator:
 
     def _evaluate(self, text: str, values: Mapping[str, Any], own: Any) -> Any:
         try:
-            return self._answer(text, values, own)
+            return self._run_expression(text, values, own)
         except WorkflowException as error:
             raise WorkflowException(f"expression {text} failed: {_reason(str(error))}") from None
 
-    def _answer(self, text: str, values: Mapping[str, Any], own: Any) -> Any:
+    def _run_expression(self, text: str, values: Mapping[str, Any], own: Any) -> Any:
         options = self._part.document.engine.options
         process = self._part.process
         return expression.do_eval(

@@ -36,7 +36,7 @@ __all__ = ["deliver"]
 
 _DERIVED = ("path", "dirname", "nameroot", "nameext", "contents", "listing", "secondaryFiles")
 _THREADS = 4
-"""How many checksums are computed at the same time."""
+"""The number of checksums to compute at the same time."""
 
 
 class DeliveryError(PermanentError):
@@ -60,7 +60,7 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: 
     outdir, shared = transfer.absolute(outdir), relocated(shared)
     if how == "leave":
         with Checksums(outputs) as checksums:
-            return {name: map_objects(value, partial(_left, checksums)) for name, value in outputs.items()}
+            return {name: map_objects(value, partial(_left_in_store, checksums)) for name, value in outputs.items()}
     try:
         if (place := transfer.local_path(outdir)) is not None:
             place.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: 
 
 
 _LONGEST_NAME = 255
-"""Number of bytes that a name in a file system of Linux can have."""
+"""The maximum length of a file name in bytes, on the file systems of Linux."""
 
 
 class Checksums:
@@ -108,7 +108,7 @@ class Checksums:
         self._pool.shutdown(cancel_futures=True)
 
     def measured(self, found: Mapping[str, Any], content: File | Path) -> dict[str, Any]:
-        """Return the size of an object's content, and its checksum unless the object has one."""
+        """Return the field ``size`` for an object's content, and ``checksum`` unless the object has that field."""
         size = content.size if isinstance(content, File) else content.stat().st_size
         if "checksum" in found:
             return {"size": size}
@@ -149,12 +149,12 @@ def _sha1(content: File | Path) -> str:
         return sha1_once(path)
 
 
-def _left(checksums: Checksums, found: dict[str, Any]) -> dict[str, Any]:
+def _left_in_store(checksums: Checksums, found: dict[str, Any]) -> dict[str, Any]:
     """Return the object for a file or a directory that stays in the store."""
     location = found.get("location")
     made = {name: value for name, value in found.items() if name not in _DERIVED or name == "secondaryFiles"}
     if isinstance(location, Directory) or (location is None and found["class"] == "Directory"):
-        inner = [_left(checksums, entry) for entry in _listing(found)]
+        inner = [_left_in_store(checksums, entry) for entry in _listing(found)]
         return {**made, "location": f"_:{secrets.token_hex(8)}", "basename": _name(found), "listing": inner}
     if not isinstance(location, File):
         return found
@@ -182,19 +182,19 @@ class Folder:
     Attributes
     ----------
     url : str
-        Its current path or URL.
+        The path or URL to which files are written.
     final : str
-        Its path or URL when it is complete.
+        The path or URL of the complete directory, which is another one while the directory is being written.
     exports : Exports
-        Uploads files while others are written.
+        Uploads files in threads.
     checksums : Checksums
-        Measures them.
+        Computes the checksums of the files.
     move : bool
-        Whether to move files into it, leaving links in the store.
+        Whether to move files into the directory, and leave links to them in the store.
     moved : dict
-        The moved files, and their final paths.
+        The final path of each moved file.
     contents : dict
-        The contents by their names in the directory.
+        The content of each entry, by its name in the directory.
     """
 
     url: str
@@ -256,7 +256,7 @@ class _Delivery:
 
     def _directory(self, found: dict[str, Any], name: str) -> list[dict[str, Any]]:
         final = transfer.below(self._folder.final, name, replaced=True)
-        with _made_whole(transfer.below(self._folder.url, name, replaced=True)) as draft:
+        with _atomic_directory(transfer.below(self._folder.url, name, replaced=True)) as draft:
             inner = replace(self._folder, url=draft, final=final, contents={}, results={})
             delivery = _Delivery(inner, self._shared)
             return [delivery.unit(entry) for entry in _listing(found)]
@@ -312,7 +312,7 @@ def _listing(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _made_whole(url: str) -> Iterator[str]:
+def _atomic_directory(url: str) -> Iterator[str]:
     """Yield a temporary directory, which replaces `url` when the block ends without an error."""
     path = transfer.local_path(url)
     if path is None:
@@ -333,7 +333,7 @@ def _made_whole(url: str) -> Iterator[str]:
 
 
 def _name(found: Mapping[str, Any]) -> str:
-    """Return the name of an object."""
+    """Return an object's ``basename``, or the last part of its location."""
     location = found.get("location")
     if found.get("basename"):
         return confined.single(found["basename"])

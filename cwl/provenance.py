@@ -51,7 +51,7 @@ _TYPES = {
     "File": "File", "Directory": "Dataset", "string": "Text", "int": "Integer", "long": "Integer", "float": "Float",
     "double": "Float", "boolean": "Boolean",
 }  # fmt: skip
-"""The names in crates of CWL types (Workflow Run Crate, "Representing parameters")."""
+"""The names that crates use for CWL types (Workflow Run Crate, "Representing parameters")."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Crate:
         root["description"] = f"The CWL document {name} with the inputs and outputs of a run."
         root["license"] = "None was given: the rights in the document and the data stay with their authors."
         main = self._document(name)
-        whole = self._whole(main, name)
+        whole = self._run_action(main, name)
         if isinstance(self._record.process, Workflow):
             self._steps(main, whole)
         self._conform()
@@ -150,7 +150,7 @@ class _Crate:
             properties={"@type": ["File", "SoftwareSourceCode", *kinds], "name": name},
         )  # fmt: skip
 
-    def _whole(self, main: Entity, name: str) -> Entity:
+    def _run_action(self, main: Entity, name: str) -> Entity:
         """Describe the whole run with its inputs and outputs."""
         run, record = self._view.runs[-1], self._record
         end = self._view.ends[run.number].time
@@ -262,7 +262,7 @@ def _leaves(workflow: Process, path: StepPath = ()) -> Iterator[tuple[StepPath, 
 
 
 def _short(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return inputs with readable names: a step's inputs have the ids of their sources as keys."""
+    """Return a step's inputs by short name, instead of by the ids of their sources."""
     return {id_.partition("#")[2].replace("main/", "", 1) or id_: value for id_, value in inputs.items()}
 
 
@@ -415,14 +415,14 @@ class Data:
                 yield self._plain(name, value, owner)
             return
         for one in filter(_is_there, found):
-            yield self._once(one)
+            yield self._entity_of(one)
 
     def _plain(self, name: str, value: Any, owner: str) -> Entity:
         text = value if isinstance(value, (str, int, float)) else json.dumps(value, default=str)
         properties = {"@type": "PropertyValue", "name": name, "value": str(text)}
         return self._crate.add(ContextEntity(self._crate, f"#value/{owner}/{name}", properties=properties))
 
-    def _once(self, found: Mapping[str, Any]) -> Entity:
+    def _entity_of(self, found: Mapping[str, Any]) -> Entity:
         key = found.get("location") or found.get("contents")
         if key not in self._known:
             self._known[key] = self._file(found) if found["class"] == "File" else self._directory(found)
@@ -463,7 +463,7 @@ class Data:
 
 
 def _is_there(found: Mapping[str, Any]) -> bool:
-    """Return whether an object's content is available: not for directories between steps, and for moved outputs."""
+    """Return whether an object's content can be copied: it cannot for directories between steps, and moved outputs."""
     location = found.get("location")
     if found["class"] == "File" and (isinstance(location, File) or "contents" in found):
         return True

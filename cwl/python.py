@@ -77,7 +77,7 @@ def read(document: str | os.PathLike[str], loading: LoadingContext) -> Process:
     """
     patch_cwltool()
     loading.construct_tool_object, loading.fetcher_constructor = make_tool, Fetcher
-    loading.resolver = resolve_local  # else a path with "#name" is taken for the name of a file
+    loading.resolver = resolve_local  # other resolvers take the whole text "PATH#NAME" for the name of a file
     try:
         return load_tool(os.fspath(document), loading)
     except (ValidationException, WorkflowException, OSError) as error:
@@ -116,7 +116,7 @@ class Loaded:
         """
         self._check(inputs)
         name = shortname(self._process.tool["id"])
-        return _run.options(name=name)(self._part, imported(_brought(self._sealed(inputs))), self._part.digest)
+        return _run.options(name=name)(self._part, imported(_with_imports(self._sealed(inputs))), self._part.digest)
 
     def _sealed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         hidden = {name: Sealed().add(inputs[name]) for name in secret_inputs(self._process) if name in inputs}
@@ -135,20 +135,23 @@ class Loaded:
         return f"<CWL {self._process.tool['class']} {shortname(self._process.tool['id'])}>"
 
 
-def _brought(value: Any) -> Any:
-    """Return inputs with promises of imported files for paths."""
+def _with_imports(value: Any) -> Any:
+    """Replace paths in an input by promises of imported files."""
     if isinstance(value, Path):
         return import_directory(value) if value.is_dir() else import_file(value)
     if isinstance(value, Mapping):
-        return {name: _brought(item) for name, item in value.items()}
+        return {name: _with_imports(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_brought(item) for item in value]
+        return [_with_imports(item) for item in value]
     return value
 
 
 @task(name="cwl", version="1", **LIGHT)
 def _run(part: Part, inputs: dict[str, Any], document: str) -> Any:
-    """Run a process with Python values. This task separates documents whose steps have the same names."""
+    """Run a process with Python values.
+
+    This is a task of its own so that steps with the same name in two documents of one workflow get different ids.
+    """
     return _pythonic(steps.call(part, _as_cwl(inputs)))
 
 

@@ -1,8 +1,8 @@
 """Reuse of the results of earlier runs on the store (CWL v1.2, WorkReuse).
 
-A task that must run again gets a different id in each run, by an argument that does not count in the ids of its
-children (`toilfn.graph.identity.lineage`). Nor do the document and the inputs of the whole workflow: the ids of its
-steps change only if a change affects them.
+A task that must run again in each run gets an argument, `Fresh`, that differs between runs, and so a different id. The
+ids of its children do not depend on that argument (`toilfn.graph.identity.lineage`). They do not depend on the document
+and the inputs of the whole workflow either: the id of a step changes only if the step's own part or inputs change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RequestedInputs:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """An argument that gives a task a different id in each run, or, without a nonce, the same id."""
+    """An argument of tasks. With a nonce, which is unique to the run, the task gets a different id in each run."""
 
     __toilfn_lineage__: ClassVar[bool] = False
 
@@ -43,7 +43,7 @@ class Fresh:
 
 def needs_inputs(process: Process) -> bool:
     """Return whether an expression decides if a tool may be reused."""
-    return isinstance(_wish(process), str)
+    return isinstance(_reuse_setting(process), str)
 
 
 def fresh(part: Part, job: Mapping[str, Any] | None = None) -> Fresh:
@@ -61,22 +61,22 @@ def fresh(part: Part, job: Mapping[str, Any] | None = None) -> Fresh:
         If the value of the expression is neither true nor false.
     """
     nonce = part.nonce
-    if nonce and job is not None and part.document.reuse and needs_inputs(part.process) and _evaluated(part, job):
+    if nonce and job is not None and part.document.reuse and needs_inputs(part.process) and _is_enabled(part, job):
         nonce = ""
     return Fresh(nonce)
 
 
 def allows_cache(part: Part, job: Mapping[str, Any]) -> bool:
     """Return whether a finished call of the tool with these inputs may be reused: no expression forbids it."""
-    return not needs_inputs(part.process) or _evaluated(part, job)
+    return not needs_inputs(part.process) or _is_enabled(part, job)
 
 
-def _wish(process: Process) -> object:
+def _reuse_setting(process: Process) -> object:
     return (process.get_requirement("WorkReuse")[0] or {}).get("enableReuse")
 
 
-def _evaluated(part: Part, job: Mapping[str, Any]) -> bool:
-    value = builder_of(part, job).do_eval(_wish(part.process))  # type: ignore[arg-type]  # it is a string here
+def _is_enabled(part: Part, job: Mapping[str, Any]) -> bool:
+    value = builder_of(part, job).do_eval(_reuse_setting(part.process))  # type: ignore[arg-type]  # it is a string here
     if not isinstance(value, bool):
         name = shortname(part.process.tool["id"])
         raise WorkflowException(

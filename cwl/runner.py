@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
 def _main(arguments: Sequence[str] | None, prog: str) -> int:
     parser = make_parser(prog)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    recording, options.provenance = Recording(options.provenance, options), None  # else cwltool writes its own
+    recording, options.provenance = Recording(options.provenance, options), None  # cwltool must not write one, too
     loading, context = LoadingContext(vars(options)), RuntimeContext(vars(options))
     loading.construct_tool_object = make_tool
     loading.fetcher_constructor = Fetcher

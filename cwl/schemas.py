@@ -21,7 +21,7 @@ _READERS = ("cwltool", "schema-salad", "ruamel.yaml", "rdflib")
 """The packages that determine the content of a loaded schema."""
 
 _META = "salad"
-"""Our name for the schema of schemas, which schema-salad keeps in a variable of its own."""
+"""The name in the cache of the metaschema, which schema-salad keeps in a separate variable."""
 
 _Unpicklable = (pickle.PickleError, EOFError, AttributeError, ImportError, TypeError, ValueError, IndexError)
 
@@ -77,7 +77,7 @@ class _Schemas(dict[str, Any]):
 
 
 class _Pickler(pickle.Pickler):
-    """A pickler that supports schema-salad's dictionaries, which need their function before their content."""
+    """A pickler for schema-salad's dictionaries: it restores their function before their items, which need it."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, NormDict):

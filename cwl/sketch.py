@@ -36,7 +36,7 @@ def steps_of(document: str, entrypoint: str | None = None) -> list[Step]:
     InputError
         If the document cannot be read or is not valid.
     """
-    logging.getLogger("cwltool").setLevel(logging.WARNING)  # not which document it reads
+    logging.getLogger("cwltool").setLevel(logging.WARNING)  # at INFO, it logs each document that it reads
     process = read(f"{document}#{entrypoint}" if entrypoint else document, LoadingContext())
     found: list[Step] = []
     if isinstance(process, Workflow):
@@ -49,9 +49,10 @@ def steps_of(document: str, entrypoint: str | None = None) -> list[Step]:
 def _enter(
     workflow: Workflow, prefix: str, given: Mapping[str, Names], before: Names, found: list[Step]
 ) -> dict[str, Names]:
-    """Add the steps of a workflow to `found`; return the steps that each of its outputs comes from.
+    """Add the steps of a workflow to `found`; return the names of the steps that each of its outputs comes from.
 
-    `given` has the steps that its inputs come from. Its steps wait for those in `before`, if for no others.
+    `given` has the names of the steps that each input comes from. A step whose inputs come from no other step of the
+    workflow waits for the steps in `before`.
     """
     made = {entry["id"]: given.get(shortname(entry["id"]), frozenset()) for entry in workflow.tool["inputs"]}
     for step in _ordered(workflow.steps):
@@ -68,7 +69,7 @@ def _enter(
 
 
 def _ordered(steps: Iterable[WorkflowStep]) -> Iterable[WorkflowStep]:
-    """Return steps after those that they need."""
+    """Sort steps so that each comes after the steps that it needs."""
     by_id = {step.id: step for step in steps}
     owners = {output["id"]: id for id, step in by_id.items() for output in step.tool["outputs"]}
     needed = {

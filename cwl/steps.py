@@ -26,7 +26,7 @@ from toilfn.cwl.tools import run_here
 from toilfn.graph.task import task
 from toilfn.worker.context import spawn
 
-__all__ = ["begin", "call", "collected", "continues", "next_inputs", "nothing", "runs_here", "spread"]
+__all__ = ["begin", "call", "collected", "continues", "initial_outputs", "next_inputs", "runs_here", "scatter"]
 
 Inputs = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def run_workflow(part: Part, job: dict[str, Any] | RequestedInputs, again: Fresh
         values = links.workflow_inputs(part, job.job if isinstance(job, RequestedInputs) else job)
     for step in links.in_order(workflow.steps):
         made = _call_step(part.at_step(step), step, values)
-        spawn(made)  # the workflow is complete only when all its steps are, even unused ones
+        spawn(made)  # the workflow must wait for all its steps, even for those whose outputs nothing uses
         for output in step.tool["outputs"]:
             values[output["id"]] = made[shortname(output["id"])]
     return {shortname(output["id"]): _output(part, output, values) for output in workflow.tool["outputs"]}
@@ -134,17 +134,17 @@ def _run_step(part: Part, sources: dict[str, Any]) -> Any:
     step, inner = part.step_process(), part.inside()
     inputs = links.step_inputs(part, sources)
     if "scatter" in step.tool:
-        return spread(part, inputs, lambda job: call(inner, job, part.step))
+        return scatter(part, inputs, lambda job: call(inner, job, part.step))
     ready = links.evaluated(part, inputs)
     if step.tool.get("loop"):
-        return nothing(part) if ready is None else iterate(part, ready, nothing(part), fresh(part))
+        return initial_outputs(part) if ready is None else iterate(part, ready, initial_outputs(part), fresh(part))
     if ready is None:
         return dict.fromkeys(links.output_names(step))
     job = links.job_of(step, ready)
     return run_here(inner, job) if runs_here(step) else call(inner, job, part.step)
 
 
-def spread(part: Part, inputs: Inputs, run: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+def scatter(part: Part, inputs: Inputs, run: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     """Run the process of a step once for each element or combination of elements.
 
     Parameters
@@ -227,7 +227,7 @@ def next_iteration(part: Part, inputs: dict[str, Any], before: dict[str, Any], o
         return iterate(part, next_inputs(part, inputs, outputs), found, fresh(part))
 
 
-def nothing(part: Part) -> dict[str, Any]:
+def initial_outputs(part: Part) -> dict[str, Any]:
     """Return the outputs of a loop before its first iteration."""
     step = part.step_process()
     return {name: [] if _keeps_all(part) else None for name in links.output_names(step)}

@@ -178,7 +178,7 @@ def _stored(path: Path, session: TaskFiles) -> File | Directory:
 
 def _run(tool: Process, inputs: dict[str, Any], context: RuntimeContext) -> dict[str, Any]:
     ended: list[tuple[Any, str]] = []
-    _logger.handlers.clear()  # cwltool's own handler; its messages reach the task's log anyway
+    _logger.handlers.clear()  # without cwltool's handler, each message is written to the task's log only once
     for job in tool.job(inputs, lambda outputs, status: ended.append((outputs, status)), context):
         if job is not None:
             try:
@@ -214,10 +214,10 @@ def _name(tool: Process) -> str:
 
 @contextmanager
 def streamed(tool: Process, job: dict[str, Any], places: Places, context: RuntimeContext) -> Iterator[dict[str, Any]]:
-    """Return the inputs of a tool with named pipes as locations of its streamable files, which work in the block.
+    """Yield the inputs of a tool, with named pipes instead of its streamable files; the block may read the pipes.
 
-    A file with an object of its own on this machine is linked, which is quicker. At the end of the block, an error in
-    reading a file is raised, since the tool may have taken the end of its pipe for the end of the file.
+    A file that the store keeps on this machine is linked instead, which is quicker. If a file cannot be read, the error
+    is raised at the end of the block, since the tool may have taken the end of its pipe for the end of the file.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def streamed(tool: Process, job: dict[str, Any], places: Places, context: Runtim
         yield inputs
     except BaseException:
         for pipe in pipes:
-            with suppress(Exception):  # the tool's own error says more
+            with suppress(Exception):  # the error of the tool, which is being raised, is more precise
                 pipe.finish()
         raise
     for pipe in pipes:

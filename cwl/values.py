@@ -44,7 +44,7 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
     """Iterate over all File and Directory objects in a value, outer objects first."""
     if isinstance(value, Mapping):
         if value.get("class") in ("File", "Directory"):
-            yield value  # type: ignore[misc]  # the mappings of documents can be changed
+            yield value  # type: ignore[misc]  # typed as read-only, but callers may change it
         for item in value.values():
             yield from objects(item)
     elif isinstance(value, (list, tuple)):
@@ -96,12 +96,12 @@ class Places:
     def piped(self, found: Mapping[str, Any], pipe: Path, file: File) -> dict[str, Any]:
         """Return a File object with the location of a named pipe, which stands for a file in the store."""
         location = file_uri(str(pipe))
-        self._known |= {location: file, str(pipe): file}  # cwltool's outputs have either
+        self._known |= {location: file, str(pipe): file}  # an output of cwltool may refer to either
         self._pipes.add(location)
         return {**found, "location": location, "size": file.size, "streamable": True}
 
     def unescaped(self, value: Any) -> Any:
-        """Return a value with plain paths instead of ``file:`` URLs, so that unescaped names can be appended."""
+        """Return a value with paths instead of ``file:`` URLs, so that a name can be appended without escaping it."""
         return self._whole(map_objects(value, _unescape))
 
     def stored(self, value: Any) -> Any:

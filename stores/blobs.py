@@ -25,12 +25,12 @@ __all__ = [
 ]  # fmt: skip
 
 _MARK = struct.Struct(">4sQQ")
-"""The mark that replaces the digest of a link to a file that was not read: a tag, the inode (0: any), the mtime."""
+"""The format of the mark that links to unread files have instead of a digest: a tag, the inode (0: any), the mtime."""
 
 _MARKED = b"mark"
 
 REFERENCE = b"addr"
-"""The beginning of what replaces the digest of a blob that only holds an object's address; 16 bytes follow."""
+"""The tag of a blob that only holds the address of an object elsewhere; in its reference, 16 bytes of digest follow."""
 
 _CHANGED = "do not change files that were linked into a store; run the script again to import the file as it is now"
 
@@ -204,14 +204,14 @@ class VerifyingReader(WrappedStream):
         Raises
         ------
         CorruptObjectError
-            At the end, if the bytes are not those that were stored.
+            If the blob has been read to its end, and its bytes are not those that were stored.
         """
         start = self._stream.tell()
         try:
             data = self._stream.read(size)
         except OSError:
             if self._recheck is not None:
-                self._recheck()  # if the content has changed, its error names what has
+                self._recheck()  # if the linked file has changed, this error is more precise than the one below
             raise
         self._verify(start, data, ended=not data and size > 0)
         return data

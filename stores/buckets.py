@@ -17,7 +17,7 @@ from toilfn.stores.remote import FsspecObjects
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["PARTS_AT_A_TIME", "PART_SIZE", "BucketObjects", "is_passing_status"]
+__all__ = ["PARTS_AT_A_TIME", "PART_SIZE", "BucketObjects", "is_transient_status"]
 
 PART_SIZE = 8 * 2**20
 """Bytes of a file transferred in one request."""
@@ -33,7 +33,7 @@ _LONGEST_URL = 7 * 86400
 _HASHED = re.compile(r"[0-9a-f]{2}/")
 
 
-def is_passing_status(status: int) -> bool:
+def is_transient_status(status: int) -> bool:
     """Return whether a request that got this HTTP status may succeed if repeated; 501 and 505 are permanent."""
     return status in (408, 429) or (500 <= status < 600 and status not in (501, 505))
 
@@ -128,7 +128,7 @@ class BucketObjects(FsspecObjects):
         return start.endswith("/") and _HASHED.match(self._key(path)[len(start) :]) is not None
 
     def _find_at_once(self, prefix: str, start: str) -> Iterator[str]:
-        """List a large folder by one concurrent listing for each first digit."""
+        """List a large folder with concurrent requests, one for each hexadecimal digit with which a name can begin."""
         with ThreadPoolExecutor(self.parallel) as pool:
             for found in pool.map(lambda digit: self._find_all(prefix, start + digit), "0123456789abcdef"):
                 yield from found

@@ -19,9 +19,9 @@ class Traffic:
     Attributes
     ----------
     operations : Counter
-        How often it has read, written, listed and deleted objects, by these words in the form ``"read"``.
+        The number of operations on objects, by kind: ``"read"``, ``"write"``, ``"list"`` or ``"delete"``.
     read, written : int
-        The bytes of objects, without those that were read as streams.
+        The number of bytes read and written. Objects that were opened as streams are not included.
     """
 
     def __init__(self) -> None:
@@ -29,30 +29,31 @@ class Traffic:
         self.read = self.written = 0
 
     def reads(self, size: int) -> None:
-        """Count one object that was read."""
+        """Count the reading of one object of `size` bytes."""
         self.operations["read"] += 1
         self.read += size
 
     def writes(self, size: int) -> None:
-        """Count an object that was written."""
+        """Count the writing of one object of `size` bytes."""
         self.operations["write"] += 1
         self.written += size
 
 
 def counted(objects: Objects, traffic: Traffic) -> Objects:
-    """Return the same objects, whose use is counted.
+    """Wrap objects so that their use is counted.
 
     Parameters
     ----------
     objects : Objects
+        The objects to wrap.
     traffic : Traffic
-        Takes the counts.
+        The counts, which the wrapper updates.
     """
     return cast("Objects", _Counted(objects, traffic))
 
 
 class _Counted:
-    """Counts the calls that have a size or that cost something, and passes on all of them."""
+    """Passes all calls on to other objects, and counts those that transfer data or cost money."""
 
     def __init__(self, inner: Objects, traffic: Traffic) -> None:
         self._inner = inner

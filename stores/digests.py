@@ -20,22 +20,22 @@ DEFAULT = "blake2b"
 """The algorithm of the store's own objects, and of files unless another one was chosen."""
 
 DIGEST_SIZE = 16
-"""The bytes of a digest by the default algorithm, which has no tag."""
+"""The length in bytes of a digest by the default algorithm, which has no tag."""
 
 _CHUNK = 2**23
-"""Bytes that are read at a time: enough for algorithms that use several cores."""
+"""The number of bytes to read at a time, large enough for an algorithm that uses several cores."""
 
 _SMALL = 2**16
 
 
 class _Algorithm(NamedTuple):
     tag: bytes
-    """The beginning of its digests."""
+    """The first bytes of all its digests, which tell them from those of other algorithms."""
     size: int
-    """The bytes after that."""
+    """The number of bytes after the tag."""
     make: Callable[[], Any]
     package: str = ""
-    """The package that it needs."""
+    """The optional package that computes it; empty for the standard library."""
 
 
 def _make_xxh3() -> Any:
@@ -53,7 +53,7 @@ ALGORITHMS = {
     "xxh3": _Algorithm(b"xxh3", 16, _make_xxh3, "xxhash"),
     "blake3": _Algorithm(b"bla3", 32, _make_blake3, "blake3"),
 }
-"""All algorithms by their names. `xxh3` is XXH3 of 128 bits, whose canonical form is big-endian."""
+"""All algorithms, by name. `xxh3` is the 128-bit variant of XXH3, in its canonical form, which is big-endian."""
 
 
 def check_algorithm(name: str) -> None:

@@ -44,9 +44,9 @@ class EncryptedObjects(Objects):
     Parameters
     ----------
     inner : Objects
-        The encrypted objects.
+        The objects that hold the encrypted data.
     key : bytes
-        32 bytes.
+        The user's key, which has 32 bytes.
     folder : str
         The folder of `inner` within the store, such as ``"runs/x/"``. Names are authenticated with it, so that an
         object can be read both through its folder and through the store.

@@ -33,6 +33,6 @@ hook: Callable[[str], None] | None = killer(os.environ.get("TOILFN_FAULT", ""))
 
 
 def fault(name: str) -> None:
-    """Call the hook, if there is one, at a named point."""
+    """Report that the process passes a named point: call `hook`, if it is set."""
     if hook is not None:
         hook(name)

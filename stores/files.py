@@ -31,7 +31,7 @@ _LARGE = 2**30
 """Bytes to copy by one system call."""
 
 _PIECE = 2**23
-"""Bytes that are copied at a time; files with less are not worth a thread."""
+"""The number of bytes to copy at a time; for a smaller file, starting a thread would take longer than it saves."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 """Errors of file systems without hard links."""
@@ -312,7 +312,7 @@ class FileObjects(Objects):
         """Create an object without hard links: check, then rename, under a lock that ends with its process."""
         self._warn_unconditional()
         with open(self._path(_LOCK), "ab") as lock:
-            with suppress(OSError):  # no locks either: only the lease keeps a second writer out
+            with suppress(OSError):  # without locks, too, only the lease keeps a second writer out
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.exists(path):
                 return False
@@ -451,7 +451,7 @@ def copy_content(source: BinaryIO, target: BinaryIO) -> None:
 
 
 def _copy_hashed(source: BinaryIO, target: BinaryIO, hasher: Hasher, *, sync: bool) -> None:
-    """Copy a file's content and compute its digest; the content is read in any case.
+    """Copy a file's content through a buffer, and compute its digest meanwhile.
 
     Threads write each piece of a large file, and with `sync` send what is written to the disk, during the computation.
     """
@@ -472,7 +472,7 @@ def _copy_hashed(source: BinaryIO, target: BinaryIO, hasher: Hasher, *, sync: bo
             written.result()
             if sync and (flushed is None or flushed.done()):
                 if flushed is not None:
-                    flushed.result()  # the system reports an error once
+                    flushed.result()  # the system reports a write error only once, so none may be ignored
                 flushed = pool.submit(os.fdatasync, target.fileno())
         if flushed is not None:
             flushed.result()

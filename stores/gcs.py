@@ -8,7 +8,7 @@ import aiohttp
 import gcsfs
 from gcsfs.retry import ChecksumError, HttpError
 
-from toilfn.stores.buckets import PART_SIZE, BucketObjects, is_passing_status
+from toilfn.stores.buckets import PART_SIZE, BucketObjects, is_transient_status
 from toilfn.stores.objects import META
 from toilfn.stores.options import for_driver
 
@@ -18,7 +18,7 @@ _BOUNDARY = b"--==0=="
 """The separator gcsfs uses in a request that writes a whole object; the content must not contain it."""
 
 _TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=30, sock_read=60)
-"""aiohttp's own, and a limit for a server that says nothing, so that gcsfs asks it again."""
+"""aiohttp's default limits, and a limit on the silence of a server, after which gcsfs repeats the request."""
 
 
 class GcsObjects(BucketObjects):
@@ -107,10 +107,10 @@ class GcsObjects(BucketObjects):
             return True
         return False
 
-    def _is_passing(self, error: Exception) -> bool:
+    def _is_transient(self, error: Exception) -> bool:
         if isinstance(error, HttpError):
-            return is_passing_status(int(error.code or 0))
-        return super()._is_passing(error) or isinstance(error, (aiohttp.ClientError, ChecksumError))
+            return is_transient_status(int(error.code or 0))
+        return super()._is_transient(error) or isinstance(error, (aiohttp.ClientError, ChecksumError))
 
 
 def _chunk_size(data: bytes) -> int:

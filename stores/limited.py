@@ -1,4 +1,4 @@
-"""Calls of drivers with a limit of time: many drivers wait for ever for a server that says nothing."""
+"""Call storage drivers with a time limit, since many of them wait forever for a server that does not answer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["SLOWEST", "NoAnswerError", "limited"]
 T = TypeVar("T")
 
 SLOWEST = 100_000
-"""Bytes a second of the slowest transfer that is waited for where a driver does not say how far it is."""
+"""The slowest accepted transfer, in bytes per second. It limits the time of a driver that reports no progress."""
 
 _LOOK = 1.0
-"""Seconds between two looks at how far a call is."""
+"""Seconds between two checks of a call's progress."""
 
 
 class NoAnswerError(TimeoutError):
-    """A driver did not come back in time. Its thread stays until the driver gives up or the process ends."""
+    """A driver did not return in time. Its thread cannot be stopped; it ends when the driver gives up."""
 
 
 def _nothing() -> None:
@@ -35,22 +35,23 @@ def limited(
     progress: Callable[[], object] = _nothing,
     more: Callable[[], float] | None = None,
 ) -> T:
-    """Call a driver, which may have no limit of time of its own.
+    """Call a function of a driver in a thread, and wait for its result for a limited time.
 
     Parameters
     ----------
     limit : float
-        Seconds that it may take without progress.
+        The number of seconds that the call may take without progress.
     function : callable
+        The function to call.
     progress : callable
-        Returns something else for as long as there is progress.
+        Returns a value that changes as long as the call makes progress, such as a number of bytes.
     more : callable, optional
-        Returns further seconds; asked once, when the limit is reached.
+        Returns a number of seconds by which to extend the limit. It is called once, when the limit is reached.
 
     Raises
     ------
     NoAnswerError
-        If there is no answer in time.
+        If the function does not return in time.
     """
     ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -77,4 +78,4 @@ def limited(
                 limit, more = limit + more(), None
     if error is not None:
         raise error
-    return value  # type: ignore[return-value]  # what the function has returned
+    return value  # type: ignore[return-value]  # without an error, this is the result of the function

@@ -3,9 +3,10 @@
 A writer appends by creating the object with the next number, unless it exists. A writer that finds its number taken by
 another writer has been fenced. `Log.compact` moves the live records to a snapshot.
 
-A suspended writer may wake up much later and try to write its next number. It must find it taken. So two kinds of
-replaced segments stay, without their records: the first segment of each writer, which is the one its predecessor would
-write next, and the newest one, which also reveals a missing snapshot.
+A suspended writer may wake up much later and try to write its next number. That number must still be taken, although
+the segment's records have moved to a snapshot. So two kinds of replaced segments stay, without their records: the first
+segment of each writer, which has the number that its predecessor would write next; and the newest segment, which also
+reveals that a snapshot is missing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class _Cache:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Segment | None:
-        with self._lock:  # threads that fetch share the cache; it is never held while an object is read
+        with self._lock:  # several threads may fetch records; no thread holds the lock while it reads an object
             if name in self._segments:
                 self._segments.move_to_end(name)
             return self._segments.get(name)
@@ -234,8 +235,8 @@ class Log:
                 positions.extend(part.positions())
                 parts += 1
                 fault("compact.part")
-            # Parts without their main object are not a snapshot, so readers use the old segments until this write. From
-            # then on they use the snapshot, and the old segments may go in any order.
+            # Parts without their main object are not a snapshot, so readers use the old segments until this write.
+            # After it they use the snapshot, and the old segments may disappear in any order.
             self._put_snapshot(number, parts)
             self._delete_replaced(number)
             return positions
@@ -246,8 +247,8 @@ class Log:
         number = self.next_number
         fault("log.appending")
         segment = self._pack("segment", number, records)
-        # A number that is taken is not always another writer's: an append whose answer was lost, and which failed for
-        # its caller, has used it. Its records are in the log; the next number is ours.
+        # A number that is taken may be our own: an earlier append wrote its segment, but the answer was lost, so it
+        # failed for its caller. Its records are in the log, and this append uses the next number.
         while not self._put_segment(segment):
             number += 1
             segment = self._pack("segment", number, records)
@@ -333,7 +334,7 @@ class Log:
         if len(found) < len(numbers):
             self._report_unexpected(found, numbers)
         yield from self._load_ahead(numbers, self._load_segment)
-        # A listing may be out of date.
+        # The listing may be out of date, and miss segments up to the one that was known before.
         number = max(number, last)
         while self._objects.exists(_name("segment", number := number + 1)):
             yield self._load_segment(number)

@@ -19,7 +19,7 @@ META = "store.json"
 """The name of the object that describes the store."""
 
 _PARTED = 64 * 2**20
-"""Bytes: a larger buffer is written in parts, where the place has such uploads."""
+"""Size in bytes above which a buffer is written in parts, if the place supports uploads in parts."""
 
 _PIECE = 8 * 2**20
 
@@ -145,7 +145,7 @@ class Objects(ABC):
         """Write or replace an object with a file's content; with `move`, the file is removed afterwards."""
 
     def put_buffer(self, name: str, data: memoryview) -> None:
-        """Write an object from memory unless there is one, in parts if it is large; a file of it is read-only."""
+        """Write an object from memory unless there is one. A large object is written in parts; a file is read-only."""
         stream = self.open_new(name) if data.nbytes > _PARTED else None
         if stream is None:
             self.put_new(name, bytes(data))

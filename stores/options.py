@@ -63,7 +63,7 @@ def remember(url: str, options: Mapping[str, Any]) -> None:
 
 
 def known(url: str) -> dict[str, Any]:
-    """Return a store's options from an earlier `remember`, else from the leader of this worker."""
+    """Return a store's options: those passed to `remember`, else those that this worker got from its leader."""
     if url in _remembered:
         return dict(_remembered[url])
     try:

@@ -1,4 +1,4 @@
-"""References: instead of a copy, a store can hold the address of an object elsewhere, and what identifies it."""
+"""References: instead of a copy, a store can hold an object's URL, with its size and its ETag or generation."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["Source"]
 _log = logging.getLogger("toilfn.stores")
 
 _STATES = ("generation", "ETag", "etag")
-"""The names of the entries with which drivers of object stores identify the content of an object."""
+"""The keys under which drivers of object stores return a value that changes whenever the object is replaced."""
 
 _AHEAD = 8 * 2**20
-"""Bytes of the ranges in which an object is read: each read fetches as much ahead."""
+"""The number of bytes that each request reads ahead."""
 
 _CHANGED = "leave objects that a store refers to as they are; run the script again to import the present object"
 
 
 def _url_to_fs(url: str) -> tuple[Any, str]:
     """Return the file system of a URL and the path in it."""
-    from fsspec.core import url_to_fs  # its import takes as long as that of all our own modules together
+    from fsspec.core import url_to_fs  # importing it takes as long as importing all modules of toilfn
 
     system, place = url_to_fs(url)
     return system, place
 
 
 class Source(NamedTuple):
-    """An object elsewhere, as it was when the store got its address."""
+    """An object outside the store, as it was when it was imported by reference."""
 
     url: str
     size: int
@@ -65,12 +65,12 @@ class Source(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes, ref: BlobRef, where: str) -> Source:
-        """Read an object that `pack` made.
+        """Parse the bytes that `pack` returned, and compare them with the reference.
 
         Raises
         ------
         CorruptObjectError
-            If it is not the object that was stored; `where` is the store's URL, for the message.
+            If they are not the bytes that were stored. The message contains `where`, the store's URL.
         """
         try:
             source = cls(*json.loads(data))
@@ -81,11 +81,11 @@ class Source(NamedTuple):
         return source
 
     def pack(self) -> bytes:
-        """Return the content of the store's own object."""
+        """Return the bytes that the store's blob contains."""
         return json.dumps(self).encode()
 
     def ref(self, name: str) -> BlobRef:
-        """Return the reference to a blob of this name that holds the address."""
+        """Return the reference to a blob that is called `name` and contains `pack()`."""
         return BlobRef(name, self.size, REFERENCE + digest_of(self.pack()))
 
     def check(self) -> None:
@@ -124,7 +124,7 @@ class Source(NamedTuple):
         Raises
         ------
         CorruptObjectError
-            If the object is gone or has changed, also while it was copied.
+            If the object is gone or has changed, before the copy or during it.
         """
         system, place = _url_to_fs(self.url)
         target_system, target = _url_to_fs(url)
@@ -133,7 +133,7 @@ class Source(NamedTuple):
         self.check()
         try:
             system.cp_file(place, target)
-        except Exception as error:  # for example, the credentials may not allow it
+        except Exception as error:  # of any type: for example, the credentials may not allow copying
             self.check()
             _log.debug("the server could not copy %s to %s: %s", self.url, url, error)
             return False

@@ -269,7 +269,7 @@ class FsspecObjects(Objects):
             return []
 
     def _entries(self) -> Sequence[dict[str, Any]]:
-        """List what is directly below the prefix, with its kind."""
+        """List the entries directly below the prefix, each with its type: file or directory."""
         self._fs.invalidate_cache()
         try:
             return list(self._fs.ls(self._root, detail=True))
@@ -277,7 +277,7 @@ class FsspecObjects(Objects):
             return []
 
     def _all_entries(self) -> dict[str, dict[str, Any]]:
-        """Return all objects with their sizes."""
+        """Return the entries of all objects below the prefix, by path; an entry has the size."""
         self._fs.invalidate_cache()
         found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
         return found
@@ -292,7 +292,7 @@ class FsspecObjects(Objects):
         stream: BinaryIO = self._fs.open(path, "rb")
         return stream
 
-    def _is_passing(self, error: Exception) -> bool:
+    def _is_transient(self, error: Exception) -> bool:
         """Return whether an error is temporary, such as a network failure or an overloaded server."""
         return isinstance(error, (ConnectionError, TimeoutError))
 
@@ -313,13 +313,13 @@ class FsspecObjects(Objects):
         """Try to create an object, and return whether the object then has this content, whatever the answer was."""
         try:
             self._create(path, data)
-        except Exception as error:  # refused: each driver has its own error for that
-            if self._is_passing(error):
+        except Exception as error:  # each driver raises a different error when the condition is not met
+            if self._is_transient(error):
                 raise
         try:
             return self._read(path) == data
         except FileNotFoundError:
-            self._write(path, data)  # raises the real error if the condition was not the cause
+            self._write(path, data)  # if the condition was not the cause, this raises the real error
             return False
 
     def _path(self, name: str) -> str:
@@ -392,7 +392,7 @@ class FsspecObjects(Objects):
             except (FileExistsError, ToilfnError):
                 raise
             except Exception as error:
-                if attempt + 1 == _ATTEMPTS or time.monotonic() > deadline or not self._is_passing(error):
+                if attempt + 1 == _ATTEMPTS or time.monotonic() > deadline or not self._is_transient(error):
                     raise self._failed(verb, name, error) from error
             _pause(attempt)
         raise AssertionError("unreachable")

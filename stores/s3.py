@@ -19,7 +19,7 @@ import s3fs
 from aiobotocore.session import AioSession
 
 from toilfn.errors import StoreError
-from toilfn.stores.buckets import PART_SIZE, PARTS_AT_A_TIME, BucketObjects, is_passing_status
+from toilfn.stores.buckets import PART_SIZE, PARTS_AT_A_TIME, BucketObjects, is_transient_status
 from toilfn.stores.options import for_driver, key_bytes
 
 __all__ = ["S3Objects"]
@@ -70,7 +70,7 @@ class S3Objects(BucketObjects):
         root = s3fs.S3FileSystem._strip_protocol(url)
         given = for_driver(options, [s3fs.S3FileSystem], f"job store {url} (S3)", ours=_OURS)
         fs = s3fs.S3FileSystem(**{"skip_instance_cache": True, **s3_options(given)})
-        fs.retries = 3  # on top of botocore's
+        fs.retries = 3  # s3fs repeats some calls after botocore has given up
         return cls(fs, root, url, customer_key="sse_key" in given)
 
     def make_bucket(self) -> None:
@@ -150,12 +150,12 @@ class S3Objects(BucketObjects):
     def _has_no_bucket(self, name: str, error: FileNotFoundError) -> bool:
         return _code(error) == "NoSuchBucket"
 
-    def _is_passing(self, error: Exception) -> bool:
+    def _is_transient(self, error: Exception) -> bool:
         network = (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError, aiohttp.ClientError)
         return (
-            super()._is_passing(error)
+            super()._is_transient(error)
             or _status(error) == 409
-            or is_passing_status(_status(error))
+            or is_transient_status(_status(error))
             or _code(error) in _ALTERED
             or isinstance(error, network)
         )
@@ -195,7 +195,7 @@ class S3Objects(BucketObjects):
         try:
             found = self._fs.call_s3("list_multipart_uploads", Bucket=self._bucket, Prefix=self._key(f"{self._root}/"))
         except Exception as error:
-            if self._is_passing(error):
+            if self._is_transient(error):
                 raise
             return []  # not every server supports this, and not every user may do it
         return list(found.get("Uploads", ()))

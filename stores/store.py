@@ -53,7 +53,10 @@ class Meta(NamedTuple):
 
     @classmethod
     def from_leader(cls, url: str) -> Meta | None:
-        """Return the description that this worker's leader has passed on, once: that saves a request for each job."""
+        """Return the description that the leader passed to this worker, or None; later calls return None.
+
+        It saves each worker from reading ``store.json``.
+        """
         known = json.loads(os.environ.get(META_VARIABLE) or "{}")
         if url not in known:
             return None
@@ -126,7 +129,7 @@ class Store:
         return f"<Store {self.url}>"
 
     def over(self, objects: Objects) -> Store:
-        """Return the same store, used through other objects that lead to its own."""
+        """Return a view of this store that reads and writes through `objects`, which wrap the store's own."""
         return Store(objects, self._meta)
 
     def worker_variables(self) -> dict[str, str]:
@@ -190,7 +193,8 @@ class Store:
         move : bool
             Whether to remove the file, which is renamed into the store if possible.
         share : bool
-            Whether the file, which needs a `name`, stays and does not change: it is linked into the store if possible.
+            Whether the file may be linked into the store instead of being copied. It must not change afterwards, and
+            needs a `name`.
         algorithm : str
             The algorithm of the digest of a file with a name; see `toilfn.stores.digests`.
         """
@@ -300,12 +304,12 @@ class Store:
         return path
 
     def put_reference(self, source: Source, name: str) -> BlobRef:
-        """Write a blob that holds the address of an object elsewhere, whose content is read there."""
+        """Write a blob that refers to an object outside the store, and does not copy its content."""
         self.objects.put(name, source.pack())
         return source.ref(name)
 
     def source_of(self, ref: BlobRef) -> Source:
-        """Return the object elsewhere to which a blob refers.
+        """Return the object outside the store to which a blob refers.
 
         Raises
         ------
@@ -351,7 +355,7 @@ class Store:
     # Notes
 
     def put_note(self, name: str, data: bytes) -> None:
-        """Save data of a cluster for the next leader; it must not contain secrets."""
+        """Save data of a cluster, such as ids of its jobs, for the next leader. It must not contain secrets."""
         self.objects.put(f"notes/{name}", data)
 
     def get_note(self, name: str) -> bytes:
@@ -415,7 +419,7 @@ class Store:
         return numbers
 
     def delete_batches(self, groups: Iterable[str], answers: Mapping[str, int]) -> None:
-        """Delete the messages of groups of batches, and the first answers of each batch, as many as `answers` says."""
+        """Delete the messages of groups of batches, and answers: for each batch in `answers`, its first N answers."""
         names = [_answers_name(name, n) for name, number in answers.items() for n in range(number)]
         self.objects.delete([*(shard("batches", name) for name in groups), *names])
 

@@ -60,7 +60,7 @@ def each_object_damaged(objects: Objects, prefix: str) -> list[tuple[str, Callab
 
 
 class StoreContract:
-    """The tests. Each runs with its own store."""
+    """Tests of a storage; each runs with a new store."""
 
     options: ClassVar[dict[str, Any]] = {}
     """Options for `open_store`."""

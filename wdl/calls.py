@@ -51,7 +51,7 @@ class _Callee:
     called: Callee
     node: Any
     types: Mapping[str, Type.Base]
-    """The types of the inputs that its runtime section needs."""
+    """The types of the inputs that the runtime section of `node` needs, by name."""
 
 
 class Calls:
@@ -86,9 +86,9 @@ class Calls:
         name : str
             The name of the call.
         after : iterable of promises
-            Promises that must be complete before.
+            Promises whose tasks must be done before the call starts.
         """
-        found = self._callees.get(id(node)) or self._look_at(node)
+        found = self._callees.get(id(node)) or self._add_callee(node)
         name = name or node.name
         given = without_nulls(node, inputs)
         if isinstance(node, Tree.Workflow):
@@ -100,7 +100,7 @@ class Calls:
         runtime, run = self._prepared(found, name, given, overrides)
         return (run.options(after=after) if after else run)(found.called, given, runtime, self._of_command)
 
-    def _look_at(self, node: Any) -> _Callee:
+    def _add_callee(self, node: Any) -> _Callee:
         names = needed(node) if isinstance(node, Tree.Task) else []
         declared = node.available_inputs
         types = {name: binding_type(declared[name]) for name in names if declared.has_binding(name)}
@@ -241,11 +241,11 @@ class Call:
 
     def _check(self, status: int, execution: Execution) -> None:
         """Raise an error if the command has failed, by its exit status or its output."""
-        codes, words = self.runtime.return_codes, execution.last_words()
+        codes, words = self.runtime.return_codes, execution.stderr_tail()
         name, place = self.task.name, where(self.task.command)
         if codes is not None and status not in codes:
             said = f"; its standard error ends with: {words}" if words else ", and wrote nothing to standard error"
-            text = f"{place}: the command of task {name} ended with exit status {status}{_killed(status)}{said}"
+            text = f"{place}: the command of task {name} ended with exit status {status}{_kill_note(status)}{said}"
             raise (ContainerMemoryError if status == 137 else ContainerError)(text, status, words)
         if self.runtime.fail_on_stderr and words:
             text = f"{place}: the command of task {name} wrote to standard error, which failOnStderr forbids: {words}"
@@ -258,12 +258,12 @@ class Call:
         return env.bind("task", task_value(self.task, self.runtime, status))
 
 
-def _killed(status: int) -> str:
+def _kill_note(status: int) -> str:
     """Explain exit status 137, which nearly always means that the command exceeded its memory."""
     if status != 137:
         return ""
     memory = format_size(current().memory)
-    return f", most likely killed for more than its {memory} of memory (--memory-retries 1 --double-memory)"
+    return f", most likely killed because it used more than {memory} of memory (try --memory-retries 1 --double-memory)"
 
 
 def _text(value: Value.Base) -> str:
@@ -274,7 +274,7 @@ def _text(value: Value.Base) -> str:
 
 
 def task_value(task: Tree.Task, runtime: Runtime, status: int | None) -> Value.Base:
-    """Build the variable (WDL 1.2, "Runtime Access to Requirements, Hints, and Metadata").
+    """Build the value of the variable ``task`` (WDL 1.2, "Runtime Access to Requirements, Hints, and Metadata").
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ _BASES = {
 
 
 def describe(place: str) -> dict[str, Any]:
-    """Return the name, the text and the inputs of a document.
+    """Return a document's name, its description and its inputs.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def describe(place: str) -> dict[str, Any]:
     Raises
     ------
     WDLError, InputError
-        If it cannot be read.
+        If the document is invalid or cannot be read.
     """
     node = document.entrypoint(document.load_document(place, strict=False))
     meta, texts = node.meta, node.parameter_meta
@@ -65,7 +65,7 @@ def _input(owner: str, name: str, decl: Any, text: Any, required: set[str]) -> d
 
 
 def main() -> int:
-    """Print the description of a document; the exit status is 1 if it cannot be read."""
+    """Print the inputs of a WDL document as JSON; the exit status is 1 if the document cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m toilfn.wdl.describe", description=main.__doc__)
     parser.add_argument("document")
     try:

@@ -5,7 +5,8 @@
   effect only in commands (1.0, "Expression Placeholder Options"), as in Cromwell.
 - From 1.2 on, a placeholder is empty if a None in it causes an error ("Expression Placeholder Coercion").
 - ``write_object`` and ``write_objects`` (draft-2 to 1.2, "write_object").
-- A call can have the name of its workflow; a called workflow without an output section returns its calls' outputs.
+- A call may have the same name as the workflow that contains it.
+- A called workflow without an output section returns the outputs of its calls.
 - Hints that have an effect are preserved (1.2, "Hints Section").
 - From WDL 1.1 on, compound values are not coerced to String (1.1, "Type Coercion").
 """
@@ -236,9 +237,9 @@ class Reader(_parser._DocTransformer):
 
 
 class Call(Tree.Call):
-    """A call that can also have the name of its workflow, or call a workflow without an output section.
+    """A call that may have the same name as its workflow, or call a workflow without an output section.
 
-    No specification forbids that.
+    miniwdl refuses such calls, but no specification forbids them.
     """
 
     def resolve(self, doc: Tree.Document) -> None:
@@ -315,13 +316,16 @@ def patch_miniwdl() -> None:
     extend_grammars()
     Value.Base.expr = property(operator.attrgetter("_expr"), _note_expression)  # type: ignore[method-assign, assignment]
     _parser.parse = parse
-    _parser._DocTransformer = Reader  # type: ignore[misc]  # there is no public way
+    _parser._DocTransformer = Reader  # type: ignore[misc]  # miniwdl has no public interface for this
     if "_EITHER_DELIM expr" in _grammar.versions["1.0"]:
         _grammar.versions["1.0"] = _grammar.versions["1.0"].replace("_EITHER_DELIM expr", "_EITHER_DELIM placeholder")
 
 
 def _note_expression(value: Value.Base, expr: Expr.Base) -> None:
-    """Record the expression of a value. miniwdl would also record it in all nested values, at each access."""
+    """Record the expression of a value, but not in the values inside it.
+
+    miniwdl would also record it in all nested values, at each access, which is slow for large arrays.
+    """
     value._expr = expr
 
 

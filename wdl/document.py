@@ -35,7 +35,7 @@ from toilfn.wdl.problems import WDLError, where
 from toilfn.wdl.program import Source, nodes
 from toilfn.wdl.syntax import with_plain_version
 
-__all__ = ["Opened", "doubts", "entrypoint", "load_document", "located", "named_files", "opened", "reader", "source"]
+__all__ = ["Opened", "entrypoint", "lint", "load_document", "located", "named_files", "opened", "reader", "source"]
 
 Reader = Callable[[str, "list[str]", "Tree.Document | None"], Awaitable[ReadSourceResult]]
 
@@ -177,7 +177,7 @@ def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) 
     try:
         return _loaded(place, path, strict=strict)
     except (Error.SyntaxError, Error.ImportError, Error.ValidationError, Error.MultipleValidationErrors) as error:
-        raise WDLError("\n".join([*_lines(error), *(_way_out(place, path) if strict else [])])) from error
+        raise WDLError("\n".join([*_lines(error), *(_advice(place, path) if strict else [])])) from error
     except FileNotFoundError:
         raise InputError(f"WDL document not found: {place}") from None
     except UnicodeDecodeError as error:
@@ -192,7 +192,7 @@ def _loaded(place: str, path: Sequence[str], *, strict: bool) -> Tree.Document:
     return document
 
 
-def _way_out(place: str, path: Sequence[str]) -> list[str]:
+def _advice(place: str, path: Sequence[str]) -> list[str]:
     """Suggest the option for documents with wrong uses of ``?`` and ``+``, as many documents for Cromwell have."""
     try:
         _loaded(place, path, strict=False)
@@ -214,8 +214,8 @@ def _lines(error: Any) -> list[str]:
     return [f"{where(error)}: {str(error).splitlines()[0]}"]
 
 
-def doubts(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]:
-    """Return the warnings of the linter of miniwdl, except some kinds, one line each with file, line and column."""
+def lint(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]:
+    """Return the warnings of miniwdl's linter, except those of some kinds; each has file, line and column."""
     try:
         Lint.lint(document)
     except Exception as error:  # an error of the linter itself: the document is valid
@@ -270,7 +270,9 @@ def entrypoint(document: Tree.Document, name: str | None = None) -> Any:
 
 
 def named_files(nodes: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], str]:
-    """Return digests of the states of the files that tasks and workflows name, including those of their callees.
+    """Return a digest for each task and workflow that names files, as in ``File x = "/data/ref.fa"``.
+
+    It is computed from the sizes and times of these files, and of the files that callees name.
 
     Parameters
     ----------

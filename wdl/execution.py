@@ -37,8 +37,8 @@ exec >../usage 2>/dev/null
 {REPORT}"""
 """A script for the container's sh, so that an exit status of the command is never mistaken for one of the engine.
 
-Commands written for Cromwell expect ``TMPDIR`` to be set. A user whom the image does not know has no writable home
-directory. Files that root has created are given to the owner of the file with the command.
+Commands written for Cromwell expect ``TMPDIR`` to be set. If the image does not know the user, HOME is not writable, so
+the script creates another one. Files that root has created are given to the owner of the file with the command.
 """
 
 
@@ -88,8 +88,8 @@ class Execution:
         """The file with the command's standard error."""
         return self.place / "stderr.txt"
 
-    def last_words(self) -> str:
-        """Return the end of standard error."""
+    def stderr_tail(self) -> str:
+        """Return the last part of the command's standard error, for messages."""
         with self.stderr.open("rb") as stream:
             stream.seek(max(0, self.stderr.stat().st_size - _TAIL))
             return stream.read().decode(errors="replace").strip()
@@ -141,7 +141,7 @@ def _run_here(execution: Execution) -> int:
             ).returncode
     finally:
         end_leftovers(execution.place)
-    return status if status >= 0 else 128 - status  # like a shell
+    return status if status >= 0 else 128 - status  # a shell reports a signal as 128 plus its number
 
 
 def _run_in_container(execution: Execution, engine: str | None) -> int:
@@ -158,7 +158,7 @@ def _run_in_container(execution: Execution, engine: str | None) -> int:
         user="0:0" if execution.as_root else None,
         engine=engine,
     )
-    if choose(engine).keeps_containers:  # other engines run it as a child process, which is counted anyway
+    if choose(engine).keeps_containers:  # the others run it as a child process, whose usage the worker measures itself
         usage = counted((execution.place / "usage").read_text())
         if usage:
             add_outside(*usage)

@@ -42,7 +42,7 @@ def read_inputs(place: str) -> dict[str, Any]:
         text = (transfer.read(place) if is_url(place) else Path(place).read_bytes()).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"input file not found: {place}") from None
-    except Exception as error:  # each fsspec driver has its own errors
+    except Exception as error:  # each fsspec driver raises errors of other types
         raise InputError(f"input file {place!r} cannot be read: {error}") from error
     return _parsed(text, place)
 
@@ -140,7 +140,7 @@ def _check_nested(node: Any, name: str) -> None:
 
 
 def _called(node: Any, calls: Iterable[str]) -> Any:
-    """Follow the names of calls from workflow to workflow; return the callee, or None."""
+    """Return the callee for a path of calls, each in the workflow that the previous one runs; None if it is wrong."""
     for name in calls:
         found = {call.name: call.callee for call in _calls(node)} if isinstance(node, Tree.Workflow) else {}
         node = found.get(name)
@@ -311,7 +311,7 @@ def template(node: Any, *, only_required: bool = False) -> dict[str, str]:
     return {
         f"{node.name}.{each.name}": _described(each.value)
         for each in wanted
-        if not each.name.rpartition(".")[2].startswith("_")  # miniwdl's own, such as a call's ``_runtime``
+        if not each.name.rpartition(".")[2].startswith("_")  # miniwdl adds such names, as ``_runtime`` for each call
     }
 
 

@@ -109,7 +109,9 @@ class OutputLibrary(Library):
             setattr(self, name, StdLib.StaticFunction(name, arguments, result, function))
 
     def _glob(self, pattern: Value.Base) -> Value.Base:
-        """Match files in the working directory like bash: no hidden ones, and sorted for each alternative in braces.
+        """Match files in the working directory as bash does.
+
+        Hidden files do not match, and the matches of each alternative in braces are sorted.
 
         Raises
         ------

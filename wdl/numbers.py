@@ -34,7 +34,7 @@ def patch_miniwdl() -> None:
     StdLib._DivisionOperator._call_eager = _divide  # type: ignore[method-assign]
     Value.String.coerce = _strict(Value.String.coerce)  # type: ignore[method-assign]
     for holder in (Value.Struct, Value.Map):
-        holder.coerce = _without_strangers(holder.coerce)  # type: ignore[method-assign]
+        holder.coerce = _only_members(holder.coerce)  # type: ignore[method-assign]
     Value.from_json = _from_json(Value.from_json)  # type: ignore[assignment]
 
 
@@ -117,7 +117,7 @@ def _strict(coerce: Callable[..., Value.Base]) -> Callable[..., Value.Base]:
     return call
 
 
-def _without_strangers(coerce: Callable[..., Value.Base]) -> Callable[..., Value.Base]:
+def _only_members(coerce: Callable[..., Value.Base]) -> Callable[..., Value.Base]:
     """Wrap a coercion to refuse members of an Object or a Map that a struct does not have."""
 
     def call(self: Any, desired_type: Type.Base | None = None) -> Value.Base:

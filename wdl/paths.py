@@ -28,7 +28,7 @@ _MADE = "/toilfn"
 
 
 _MOST_MOUNTS = 500
-"""Maximum number of inputs to protect by a mount of their own, which takes an engine about two milliseconds."""
+"""Maximum number of inputs that each get a read-only mount. An engine needs about two milliseconds for each mount."""
 
 
 def is_url(path: str) -> bool:
@@ -37,7 +37,7 @@ def is_url(path: str) -> bool:
 
 
 def folder_of(path: str) -> str:
-    """Return the folder of a path or URL, normalized: it identifies siblings, and must not lead elsewhere."""
+    """Return the normalized folder of a path or URL. Files with the same folder are siblings; it contains no ``..``."""
     folder = path.rstrip("/").rpartition("/")[0]
     return folder if is_url(path) or not folder else os.path.normpath(folder)
 
@@ -188,7 +188,7 @@ class TaskPaths(Paths):
             self.path(item)
 
     def path(self, stored: Stored) -> str:
-        """Return the path of an input, after linking it into the directory if necessary."""
+        """Return the path of an input, and link it into the directory if it is not there yet."""
         if stored not in self._places:
             self._places[stored] = self._put(stored)
             self._known[self._places[stored]] = stored
@@ -207,13 +207,14 @@ class TaskPaths(Paths):
         return str(target)
 
     def end_command(self) -> None:
-        """Note that the command has run: its files are final, and relative paths are those of its working directory."""
+        """Record that the command has run: its files are final, and relative paths refer to its working directory."""
         self.beside, self.has_run = "", True
 
     def protected(self) -> list[Path]:
         """Return the paths that a command in a container must not change: its inputs, but not their folders.
 
-        If there are too many inputs, or engines do not support their names, it is the whole directory of inputs.
+        If there are more than `_MOST_MOUNTS` inputs, or an engine cannot mount one because of its name, the result is
+        the whole directory of inputs.
         """
         places = sorted(Path(place) for place in self._places.values() if Path(place).is_relative_to(self.inputs))
         if len(places) > _MOST_MOUNTS or any(character in str(place) for place in places for character in ',":'):
@@ -370,7 +371,7 @@ def _bytes(content: File | Directory) -> int:
 
 
 def numbered(folders: Iterable[str]) -> dict[str, str]:
-    """Number folders; a folder inside another one gets the path below that one's number."""
+    """Return a short path for each folder: a number, or for a folder inside another one, a path below its number."""
     short: dict[str, str] = {}
     for folder in sorted(set(folders)):
         above = next((known for known in sorted(short, key=len, reverse=True) if folder.startswith(f"{known}/")), None)

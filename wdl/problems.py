@@ -42,11 +42,14 @@ def located(node: Any) -> Iterator[None]:
         raise
     except Exception as error:
         place = error if isinstance(error, Error.EvalError) else node
-        raise WDLError(f"{where(place)}: {_said(error)}") from error
+        raise WDLError(f"{where(place)}: {_message(error)}") from error
 
 
 def reason(failure: Any, name: str) -> str:
-    """Return the message and the id of a failed task (a `records.Failure`), with its name if there is no position."""
+    """Return the message and the id of a failed task (a `records.Failure`).
+
+    If the message does not contain a position in the document, the result also contains the task's name.
+    """
     which = f"(task {failure.id.hex()[:12]})"
     lines = str(failure.traceback).strip().splitlines() or [str(failure.message)]
     heads = [number for number, line in enumerate(lines) if _OURS.match(line)]
@@ -61,10 +64,10 @@ def was_too_large(failure: Any) -> bool:
     return bool(failure.cause == Cause.INPUT and not failure.stats.start)
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return f"no such file or directory: {error}"
     if isinstance(error, Error.EvalError) and isinstance(error.node, Expr.Apply) and error.__cause__ is not None:
-        name, said = f"{error.node.function_name}(): ", _said(error.__cause__)
+        name, said = f"{error.node.function_name}(): ", _message(error.__cause__)
         return said if name.startswith("_") or said.startswith(name) else name + said
     return str(error) or type(error).__name__

@@ -31,8 +31,8 @@ OUTPUTS = "outputs"
 class Plan:
     """A workflow's nodes by id, and their dependencies.
 
-    Everything that nodes can depend on has a key: the id of a declaration or call, or ``var-NAME`` for the variable of
-    a scatter. Sections have no keys: nodes in them are referred to by their own keys, whether gathered or not.
+    A node depends on keys. A key is the id of a declaration or a call, or ``var-NAME`` for the variable of a scatter.
+    Sections have no keys: the nodes in a section have the same keys inside it and, with gathered values, outside it.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Plan:
             if not isinstance(node, Tree.WorkflowSection):
                 self._note(id_, self.needs(id_))
             else:
-                self._note(id_, _keys(identifiers(node.expr)))  # type: ignore[attr-defined]  # both sections have one
+                self._note(id_, _keys(identifiers(node.expr)))  # type: ignore[attr-defined]  # sections have expressions
         self._note(OUTPUTS, self.needs(OUTPUTS))
         self._sort("", body)
 
@@ -130,7 +130,7 @@ class Plan:
         ]
 
     def is_folded(self, key: str) -> bool:
-        """Return whether a declaration has only one user, in the same section, and so is evaluated together with it."""
+        """Return whether a declaration is evaluated together with its user: if it has only one, in the same section."""
         users = self._users.get(key, set())
         if self.uses[key] != 1:
             return False
@@ -224,7 +224,7 @@ class Callee(SharedValue):
 
     @property
     def version(self) -> str:
-        """The version of the toilfn task that runs it, which depends on its text like a function on its code."""
+        """The version of the toilfn task that runs this; a change of the document's text changes it."""
         return version(self.digest)
 
     @property
@@ -291,7 +291,7 @@ def source_dir(node: Any) -> str:
 
 
 def version(text: str) -> str:
-    """Return the version of a toilfn task whose code is a text in addition to this package."""
+    """Return the version of a toilfn task whose behaviour depends on a text and on the version of this package."""
     return f"1 {text}"
 
 

@@ -1,4 +1,4 @@
-"""WDL from Python: a document's workflow is called like a task, and returns a promise of its outputs."""
+"""WDL documents in Python: a document's workflow is called like a task, and returns a promise of its outputs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ def load(place: str | os.PathLike[str], name: str | None = None, **options: Any)
     Raises
     ------
     WDLError
-        If the document is invalid, or it is ambiguous what to call. The message has the position.
+        If the document is invalid, or has several tasks and no workflow, and no `name` is given. The message has the
+        position.
     InputError
         If the document cannot be read.
     """
@@ -123,7 +124,7 @@ def _signature(node: Any) -> str:
 
 @task(name="inputs", cores=0.1, memory="256M", local=True, version="1")
 def _encoded(source: Source, path: tuple[str, ...], inputs: dict[str, Any], base: str) -> dict[str, Any]:
-    """Encode Python values."""
+    """Encode inputs that are Python values, as `encode_inputs` encodes JSON values."""
     node = loaded(source.pickled).nodes[path]
     paths = WorkflowPaths(base)
     found = {}

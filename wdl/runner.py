@@ -87,11 +87,12 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--entrypoint", "--task", dest="entrypoint", metavar="NAME",
                        help="task or workflow to run (default: the document's workflow)")  # fmt: skip
     group.add_argument("--reference-inputs", "--referenceInputs", action="store_true",
-                       help="keep links to input files in the store instead of copies")  # fmt: skip
+                       help="import input files as links instead of copies")  # fmt: skip
     group.add_argument("--run-imports-on-workers", "--runImportsOnWorkers", action="store_true",
                        help="let workers import input files, which they must be able to access")  # fmt: skip
     group.add_argument("--quant-check", "--quantCheck", action=argparse.BooleanOptionalAction, default=True,
-                       help="check optional and non-empty types (? and +)")  # fmt: skip
+                       help="check types for ? (optional) and + (non-empty), which is the default, or ignore "
+                            "these marks")  # fmt: skip
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
@@ -100,7 +101,8 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-m", "--output-file", "--outputFile", dest="file",
                        help="file for the outputs as JSON (default: print them)")  # fmt: skip
     group.add_argument("--output-dialect", "--outputDialect", choices=("cromwell", "miniwdl"), default="cromwell",
-                       dest="dialect", help="cromwell: only the outputs; miniwdl: an object with them")  # fmt: skip
+                       dest="dialect", help="format of the JSON: cromwell for the outputs alone, miniwdl for an object "
+                                            "with the outputs and their directory")  # fmt: skip
     group.add_argument("--use-relative-output-paths", action="store_true", dest="relative",
                        help="keep the paths of output files below the working directory of their command")  # fmt: skip
     how = group.add_mutually_exclusive_group()
@@ -152,13 +154,13 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
 _INSTEAD = {
     ("--env",): "--set-env NAME=VALUE, or --set-env NAME",
     ("-d", "--dir"): "-o DIR for the outputs, and --store DIR to keep the run",
-    ("--as-me",): "nothing: commands run as you, unless there is --as-root",
+    ("--as-me",): "no option: commands run as you unless you pass --as-root",
     ("--cfg",): "options, or --config with a file from 'toilfn config'",
     ("--copy-input-files-for",): "--copy-input-files, which applies to all tasks",
     ("--error-json", "--log-json"): "--store DIR, and then 'toilfn events DIR', which prints all events as JSON lines",
     ("-j",): "'toilfn wdl inputs DOCUMENT', which prints a template for an input file",
     ("-v", "--verbose", "--debug"): "--stream-logs for the output of commands, and --log-level debug",
-    ("--no-color",): "--no-progress, or nothing",
+    ("--no-color",): "--no-progress; other output has no colours",
     ("--metadata-output",): "--store DIR, and then 'toilfn stats DIR' or 'toilfn report DIR'",
     ("--options",): "options: -o DIR for final_workflow_outputs_dir, --use-relative-output-paths, --runtime-defaults",
     ("--imports",): "-p DIR, with the archive unpacked there",
@@ -184,7 +186,7 @@ def command(options: argparse.Namespace) -> int:
     if options.document == "run" and options.words:  # as in other runners
         options.document = options.words.pop(0)
     if options.document in ("check", "inputs") and (options.words or not os.path.exists(options.document)):
-        return _look(options)
+        return _inspect(options)
     place, first = opened(options.document)
     options.inputs = [*first, *options.inputs]
     parsed = document.load_document(place, path=options.path, strict=options.quant_check)
@@ -289,7 +291,7 @@ def _machine(options: argparse.Namespace) -> Machine:
     )
 
 
-def _look(options: argparse.Namespace) -> int:
+def _inspect(options: argparse.Namespace) -> int:
     """Run ``toilfn wdl check`` or ``toilfn wdl inputs``."""
     if len(options.words) != 1:
         raise InputError(f"toilfn wdl {options.document} takes exactly one document")
@@ -298,10 +300,10 @@ def _look(options: argparse.Namespace) -> int:
         node = document.entrypoint(parsed, options.entrypoint)
         print(json.dumps(inputs.template(node, only_required=options.required), indent=2))
         return 0
-    doubts = document.doubts(parsed, options.suppress.split(","))
-    for line in doubts:
+    warnings = document.lint(parsed, options.suppress.split(","))
+    for line in warnings:
         print(line)
-    return 2 if doubts and options.strict else 0
+    return 2 if warnings and options.strict else 0
 
 
 _PAIR = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
@@ -324,7 +326,7 @@ def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The destination of a run's outputs, which is the same if another process finishes the run.
+    """The destination of a run's outputs. It is an argument of a task, so a resumed run delivers to the same place.
 
     Attributes
     ----------
@@ -338,7 +340,7 @@ class Delivery:
         Whether files keep their paths relative to the working directory of their command; otherwise each is written to
         a folder named after its output.
     run : str
-        A text unique to the run, since files that an earlier run delivered may be gone.
+        A text unique to the run, so that each run delivers its files again: those of an earlier run may be gone.
     how : {"copy", "move", "leave"}
         Whether files are copied, moved (leaving links in the store), or left in the store.
     """
@@ -385,13 +387,13 @@ def as_text(result: Mapping[str, Any]) -> str:
 
 
 Put = Callable[[Stored, str], str]
-"""Exports a file or directory for a position in the outputs; returns its path or URL."""
+"""A function that exports a file or directory, given its position in the outputs, and returns its path or URL."""
 
 
 def _put(directory: str, delivery: Delivery, exports: Exports) -> Put:
     if delivery.how == "leave":
         return _leave
-    return _where_made(directory, exports) if delivery.is_relative else _in_own_folder(exports)
+    return _by_working_directory(directory, exports) if delivery.is_relative else _in_own_folder(exports)
 
 
 def _leave(stored: Stored, place: str) -> str:
@@ -407,7 +409,7 @@ def _in_own_folder(exports: Exports) -> Put:
     return lambda stored, place: exports.add(stored.content, f"{place}/")
 
 
-def _where_made(directory: str, exports: Exports) -> Put:
+def _by_working_directory(directory: str, exports: Exports) -> Put:
     """Return a function that keeps the paths of files relative to the working directory of their command."""
     taken: dict[str, tuple[Stored, str]] = {}
 

@@ -124,13 +124,13 @@ def _read(values: Mapping[str, Any]) -> Runtime:
     given = {name: value for name, value in values.items() if value is not None}
     if "inlineDockerfile" in given and "docker" not in given:
         raise ResourceError("inlineDockerfile is not supported", hint="build the image and set runtime.docker")
-    codes = _taken(given, "returnCodes", _return_codes) if "returnCodes" in given else (0,)
-    points = _taken(given, "disks", _mount_points) or ()
-    fail_on_stderr = _taken(given, "failOnStderr", _flag) or False
-    return Runtime(_options(given), _taken(given, "docker", _image), codes, points, fail_on_stderr)
+    codes = _parsed(given, "returnCodes", _return_codes) if "returnCodes" in given else (0,)
+    points = _parsed(given, "disks", _mount_points) or ()
+    fail_on_stderr = _parsed(given, "failOnStderr", _flag) or False
+    return Runtime(_options(given), _parsed(given, "docker", _image), codes, points, fail_on_stderr)
 
 
-def _taken(values: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
+def _parsed(values: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
     """Parse an attribute, if it is present."""
     if name not in values:
         return None
@@ -149,7 +149,7 @@ _REQUIREMENTS = (
     "container", "cpu", "disks", "fpga", "gpu", "max_retries", "memory", "return_codes",
     "docker", "maxRetries", "returnCodes",
 )  # fmt: skip
-"""The names of requirements; the last three are old names that 1.2 still allows."""
+"""The names of requirements; WDL 1.2 still allows the last three, which are the names of earlier versions."""
 
 _OTHER_NAMES = {
     "container": "docker",
@@ -196,9 +196,9 @@ def _with_declarations(task: Tree.Task, env: Env.Bindings[Value.Base], library: 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {
-        "cores": _taken(values, "cpu", _cores),
-        "memory": _taken(values, "memory", _memory),
-        "disk": _taken(values, "disks", _disk),
+        "cores": _parsed(values, "cpu", _cores),
+        "memory": _parsed(values, "memory", _memory),
+        "disk": _parsed(values, "disks", _disk),
         "accelerators": _accelerators(values),
         "walltime": _walltime(values),
         "preemptible": _preemptible(values),
@@ -247,7 +247,7 @@ def _size_of(disk: re.Match[str]) -> int:
 
 def _accelerators(values: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """Parse ``gpu`` (true or a number), with ``gpuType`` or ``acceleratorType`` for the model."""
-    count = _taken(values, "gpu", _count)
+    count = _parsed(values, "gpu", _count)
     if not count:
         return None
     model = values.get("gpuType") or values.get("acceleratorType")
@@ -260,20 +260,20 @@ def _count(value: Any) -> int:
 
 def _walltime(values: Mapping[str, Any]) -> float | None:
     """Parse ``timeout`` (a duration), or the minutes in ``runtime_minutes`` and ``time_minutes``; 0 means none."""
-    minutes = _taken(values, "runtime_minutes", float)
-    return (_taken(values, "timeout", parse_duration) if minutes is None else 60.0 * minutes) or None
+    minutes = _parsed(values, "runtime_minutes", float)
+    return (_parsed(values, "timeout", parse_duration) if minutes is None else 60.0 * minutes) or None
 
 
 def _preemptible(values: Mapping[str, Any]) -> bool | None:
     """Parse ``preemptible``, the number of attempts on preemptible machines, or the hint ``short_task``."""
-    preemptions = _taken(values, "preemptible", int)
+    preemptions = _parsed(values, "preemptible", int)
     if preemptions is None:
         return True if values.get("shortTask") is True else None
     return bool(preemptions)
 
 
 def _retries(values: Mapping[str, Any]) -> dict[str, int] | None:
-    retries, preemptions = _taken(values, "maxRetries", int), _taken(values, "preemptible", int)
+    retries, preemptions = _parsed(values, "maxRetries", int), _parsed(values, "preemptible", int)
     if retries is None and not preemptions:
         return None
     count = max(0, retries or 0)
@@ -350,7 +350,7 @@ class Machine(SharedValue):
 
     @property
     def of_command(self) -> Machine:
-        """The options that a command needs; its requirements are already determined."""
+        """The options that a command needs when it runs, without those from which its requirements were computed."""
         return replace(self, defaults={}, most={})
 
     def limited(self, options: Mapping[str, Any]) -> dict[str, Any]:

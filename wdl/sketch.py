@@ -34,7 +34,7 @@ def steps_of(place: str, entrypoint: str | None = None, path: Sequence[str] = ()
     WDLError
         If the document is invalid. The message has the position.
     """
-    loaded = document.load_document(opened(place).document, path=path, strict=False)  # a drawing has no types
+    loaded = document.load_document(opened(place).document, path=path, strict=False)  # a drawing needs no strict types
     node = document.entrypoint(loaded, entrypoint)
     if isinstance(node, Tree.Task):
         return [Step(node.name, node.name, frozenset())]
@@ -50,9 +50,9 @@ class _Workflow:
     prefix : str
         The beginning of the names of its steps.
     given : mapping
-        The steps that its inputs come from, by the names of the inputs.
+        The names of the steps that each input comes from, by the names of the inputs.
     before : frozenset of str
-        Steps that its own steps wait for, if for no others.
+        Names of steps. A call whose inputs come from no other call of the workflow waits for them.
     """
 
     def __init__(self, workflow: Tree.Workflow, prefix: str, given: Mapping[str, Names], before: Names) -> None:
@@ -105,7 +105,7 @@ class _Workflow:
             section = self._plan.home[section]
 
     def _of(self, keys: Iterable[str]) -> Names:
-        """Return the steps that keys of the plan come from."""
+        """Return the names of the steps that compute the values for some keys of the plan."""
         found: set[str] = set()
         for key in keys:
             if key in self._scatters:

@@ -117,7 +117,7 @@ _IN_WORDS = {"CNAME": "a name", "$END": "the end"}
 
 
 def _words(terminals: Any, parser: lark.Lark) -> list[str]:
-    """Return the texts of terminals of a grammar, for messages."""
+    """Return how terminals of a grammar are written in a document, for messages."""
     patterns = {terminal.name: terminal.pattern for terminal in parser.terminals}
     named = {_IN_WORDS[name] for name in terminals if name in _IN_WORDS}
     fixed = {name: patterns[name] for name in terminals if name in patterns}

@@ -36,7 +36,7 @@ _MOST_NEEDS = 10_000
 
 
 class Tasks(NamedTuple):
-    """Functions that create promises, passed by `toilfn.wdl.tasks`, which calls this module."""
+    """The functions with which a `Walk` creates promises."""
 
     call: Callable[[Tree.Call, dict[str, Any], list[Any]], Any]
     """Takes a call, its encoded inputs, and promises to wait for; returns the promise of its outputs."""
@@ -79,8 +79,8 @@ class Walk:
         self._stored: dict[str, Any] = {}
         self._types = types_in(plan.nodes[section] if section else workflow)  # type: ignore[arg-type]
 
-    def take(self, key: str, given: Any) -> None:
-        """Bind a value from the arguments of this task."""
+    def bind_argument(self, key: str, given: Any) -> None:
+        """Bind a value from the arguments of this task, which may be in the form that `stored_value` returns."""
         plain = plain_value(given)
         if plain is not given:
             self._stored[key] = given
@@ -98,8 +98,8 @@ class Walk:
                 value = decode(pick(plain, binding.name), binding.value, self.paths)
                 self.env = self.env.bind(f"{name}.{binding.name}", value)
 
-    def go(self, nodes: Iterable[str]) -> None:
-        """Evaluate nodes, which must be in the order of their dependencies."""
+    def evaluate(self, nodes: Iterable[str]) -> None:
+        """Evaluate nodes, given by their ids in the order of their dependencies."""
         for id_ in nodes:
             node = self.plan.nodes[id_]
             if isinstance(node, Tree.Decl):
@@ -110,7 +110,7 @@ class Walk:
                 self._enter(id_, node)
 
     def result(self, key: str) -> Any:
-        """Return a known value, or the structure with its promises."""
+        """Return the value for a key, which contains promises if it is not known yet."""
         return self.waiting[key] if key in self.waiting else self.plain[key]
 
     def outputs(self) -> Any:
@@ -143,7 +143,7 @@ class Walk:
 
     def _declaration(self, id_: str, decl: Tree.Decl) -> None:
         if self.section == "" and decl.name in self.inputs:
-            self.take(id_, self.inputs[decl.name])
+            self.bind_argument(id_, self.inputs[decl.name])
         elif not self._is_waiting(id_):
             value = self._evaluate(decl, decl.type, self.env)
             # Do not look for unused files: they may be defaults that exist only elsewhere.
@@ -275,7 +275,7 @@ class Walk:
         inner._outer, inner._stored = self, {}
         for key, plain in variables.items():
             inner.bind(key, plain)
-        inner.go(self.plan.order[id_])
+        inner.evaluate(self.plan.order[id_])
         return inner
 
     # Later evaluation
@@ -397,7 +397,8 @@ def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, 
     machine : Machine
         The options for running commands.
     alone : bool
-        Whether nothing else in this graph runs the node. Then calls that do not depend on changed inputs are reused.
+        Whether this is the only run of the node in the graph. Then the ids of its calls do not depend on the inputs as
+        a whole, and a later run with other inputs reuses the calls that do not use the changed ones.
     """
     parsed = source(document)
     given = RequestedInputs(inputs) if alone else inputs
@@ -420,7 +421,7 @@ def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any] | Re
 def workflow(called: Callee, inputs: Mapping[str, Any] | RequestedInputs, machine: Machine) -> Any:
     """Evaluate the body of a workflow, and return its outputs or their promises."""
     walk = _walk(Scope(called, inputs.plain if isinstance(inputs, RequestedInputs) else inputs, machine), "")
-    walk.go(walk.plan.order[""])
+    walk.evaluate(walk.plan.order[""])
     return _with_calls(walk.outputs(), walk.call_outputs()) if machine.all_outputs else walk.outputs()
 
 
@@ -437,12 +438,12 @@ def evaluate_later(scope: Scope, section: str, nodes: list[str], env: Mapping[st
     """Evaluate nodes of a workflow whose dependencies are now known; return the value of the last one."""
     walk = _walk(scope, section)
     for key, plain in env.items():
-        walk.take(key, plain)
+        walk.bind_argument(key, plain)
     last = nodes[-1]
     if last == OUTPUTS:
-        walk.go(nodes[:-1])
+        walk.evaluate(nodes[:-1])
         return walk.outputs()
-    walk.go(nodes)
+    walk.evaluate(nodes)
     if isinstance(walk.plan.nodes[last], Tree.WorkflowSection):
         return walk.section_result(last)
     return walk.result(last)

@@ -43,7 +43,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A path at which nothing exists, which is allowed in a workflow as long as nothing reads it."""
+    """A path at which nothing exists. A workflow may have such a value as long as nothing reads the file."""
 
     path: str
     is_directory: bool
@@ -51,7 +51,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class PathText:
-    """The path of a file as the value of a String."""
+    """The value of a String that is the path of a known file, so that the file goes where the text goes."""
 
     file: Stored
 
@@ -64,7 +64,7 @@ class Entries:
 
 
 class Paths(ABC):
-    """The meaning of paths in some evaluation."""
+    """Maps between paths and stored files. A path means something else in a workflow than in a task."""
 
     @abstractmethod
     def path(self, stored: Stored) -> str:

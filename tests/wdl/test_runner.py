@@ -221,7 +221,7 @@ def test_a_wrong_document_is_told_with_line_and_column(folder, source, said):
         (task_with(command="exit 3"), "document.wdl:4:11: the command of task t ended with exit status 3"),
         (task_with(command="echo broken >&2; exit 3"), "broken"),
         (task_with(command="kill -15 $$"), "ended with exit status 143, and wrote nothing"),
-        (task_with(command="exit 137"), "status 137, most likely killed for more than its 2 GiB of memory"),
+        (task_with(command="exit 137"), "status 137, most likely killed because it used more than 2 GiB of memory"),
         (task_with(output='File f = "none.txt"'), "document.wdl:7:12: no such file or directory: none.txt"),
         (task_with(output="Int i = read_int(stdout())"), "document.wdl:7:20:"),
         (task_with(more='runtime { inlineDockerfile: "FROM x" }'), "inlineDockerfile is not supported"),
