@@ -215,7 +215,7 @@ def _lines(error: Any) -> list[str]:
 
 
 def lint(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]:
-    """Return the warnings of miniwdl's linter, except those of some kinds; each has file, line and column."""
+    """Lint a document, and return the warnings, except those of some kinds; each has file, line and column."""
     try:
         Lint.lint(document)
     except Exception as error:  # an error of the linter itself: the document is valid
