@@ -84,7 +84,7 @@ def test_flags_win_over_files_and_later_files_over_earlier_ones(tmp_path: Path) 
     assert given(files, ["name=x=y"]) == {"threads": 2, "day": "2026-01-02", "max_size": 3, "name": "x=y"}
     (tmp_path / "c.yaml").write_text("- 1\n")
     for wrong in ([str(tmp_path / "none.yaml")], [str(tmp_path / "c.yaml")]):
-        with pytest.raises(InputError, match="file of parameters"):
+        with pytest.raises(InputError, match="parameter file"):
             given(wrong, [])
     with pytest.raises(InputError, match="--param x: write NAME=VALUE"):
         given([], ["x"])

@@ -67,10 +67,10 @@ def test_sections_of_other_parts_are_left_alone() -> None:
     [
         ({"retires": 3}, "the setting 'retires' is unknown; did you mean 'retries'?"),
         ({"xyzzy": 3}, ", bundle, cache_age, cache_shared, cache_size, clean,"),
-        ({"retries": -1}, "the setting 'retries': -1: write a whole number, not below 0"),
+        ({"retries": -1}, "the setting 'retries': -1: write a whole number that is at least 0"),
         ({"retries": True}, "write a whole number"),
         ({"default_cores": "nan"}, "write a number above 0"),
-        ({"workers": 0}, "write a whole number, not below 1"),
+        ({"workers": 0}, "write a whole number that is at least 1"),
         ({"max_memory": "3Q"}, "'3Q' is not a size"),
         ({"lease_timeout": "soon"}, "'soon' is not a duration"),
         ({"clean": "sometimes"}, "choose from always, onError, never, onSuccess"),

@@ -25,7 +25,7 @@ __all__ = ["COMMANDS", "main", "overview", "parser_of"]
 COMMANDS = {
     "run": ("toilfn.cli.run", "run a workflow script"),
     "resume": ("toilfn.cli.resume", "resume an interrupted run and print its result"),
-    "submit": ("toilfn.cli.submit", "submit a run whose leader is a job of the cluster, too"),
+    "submit": ("toilfn.cli.submit", "submit a run, with its leader as a job of the cluster, too"),
     "rerun": ("toilfn.cli.rerun", "run finished tasks of a run again"),
     "status": ("toilfn.cli.status", "show the progress of a workflow, its running and its failed tasks"),
     "logs": ("toilfn.cli.logs", "print the output and the log of a task"),
@@ -55,7 +55,10 @@ COMMANDS = {
 """The module and the summary of each command."""
 
 _RUN_USERS_CODE = {"run", "resume", "rerun", "debug", "wdl"}
-"""Commands whose process may print whatever the user's code or a progress bar prints; the others escape it."""
+"""Commands that print the output of the user's code, or a progress bar, unchanged.
+
+All other commands escape control characters in their output.
+"""
 
 _EXAMPLES = """\
 examples:
@@ -84,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         status = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
-        if sys.stdout is not None:  # as it is where its descriptor was closed from the start
-            sys.stdout.flush()  # an error here counts
+        if sys.stdout is not None:  # it is None if the process was started with a closed standard output
+            sys.stdout.flush()  # here, so that a full disk is reported as an error of the command
         return status
     except ToilfnError as error:
         stdio.report_error("toilfn", error)
@@ -94,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stdio.report(f"toilfn: {str(error) or 'interrupted'}")
         return 130
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; what Python would flush at exit goes nowhere.
+        # The reader, such as `head`, has closed the pipe. Redirect the descriptor, so that Python's own flush at exit
+        # does not fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -118,7 +122,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
-    if not hasattr(module, "configure"):  # it parses its own command line
+    if not hasattr(module, "configure"):  # such a module parses its own command line
         return int(module.main(arguments, prog=f"toilfn {name}"))
     parser = _parser(module, name, summary)
     if hasattr(module, "help_for") and not parser.epilog:
@@ -131,9 +135,9 @@ def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
     if rest:
         options.rest = rest
     with contextlib.ExitStack() as streams:
-        if name not in ("run", "debug"):  # in these the streams are for the user's own code
+        if name not in ("run", "debug"):  # in these two, the streams belong to the user's code
             streams.enter_context(stdio.unfailing_standard_error())
-            if sys.stdout is None:  # its descriptor was closed from the start
+            if sys.stdout is None:  # the process was started with a closed standard output
                 nowhere = streams.enter_context(open(os.devnull, "w"))
                 streams.enter_context(contextlib.redirect_stdout(nowhere))
         if name not in _RUN_USERS_CODE and not getattr(options, "raw", False):

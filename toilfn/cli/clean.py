@@ -26,9 +26,9 @@ from toilfn.units import format_duration, parse_duration
 __all__ = ["command", "configure", "destroy_store"]
 
 _LEAVE_NONE = (None, "local", "inline", "kubernetes", "awsbatch", "tes", "mesos")
-"""The clusters whose workers are on this machine, or have their own disk, which is deleted with them."""
+"""Clusters that leave no files on other machines: workers run on this machine, or their disks are deleted with them."""
 _NAMED = 20
-"""How many nodes a message names."""
+"""Maximum number of nodes to name in a message."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     StoreLockedError
-        If a leader of a store is alive; the stores named before it are done.
+        If a leader of a store is alive. The stores before it on the command line have been removed.
     InputError
         If standard input is not a terminal, and ``--yes`` was not given.
     ClusterError
@@ -73,7 +73,7 @@ def command(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(*(f"would remove {'garbage of ' * options.garbage}{store.url}" for store in stores), sep="\n")
         return 0
-    if not options.garbage and not options.yes and not _agreed(stores):
+    if not options.garbage and not options.yes and not _confirmed(stores):
         print("nothing was removed")
         return 1
     for store in stores:
@@ -82,7 +82,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _clean_old(options: argparse.Namespace) -> int:
-    """Remove the stores that no leader has used for some time; one that is used again meanwhile is left alone."""
+    """Remove the stores that no leader has used for some time, except those that a leader begins to use meanwhile."""
     if options.garbage:
         raise InputError("--older-than removes stores and cannot be combined with --garbage")
     given = named_options(options)
@@ -94,9 +94,9 @@ def _clean_old(options: argparse.Namespace) -> int:
     for each in old:
         print(f"{each.url}: {each.state}, last used {format_duration(round(each.age or 0.0))} ago")
     if not old or options.dry_run:
-        print(f"{'would remove ' if old else 'no store is that old'}{len(old) or ''}{' stores' * bool(old)}")
+        print(f"would remove {len(old)} store{'s' * (len(old) != 1)}" if old else "no store is that old")
         return 0
-    if not options.yes and not _agreed([each.store for each in old if each.store]):
+    if not options.yes and not _confirmed([each.store for each in old if each.store]):
         print("nothing was removed")
         return 1
     for each in old:
@@ -124,7 +124,7 @@ def _opened(options: argparse.Namespace, url: str) -> Store:
         return left
 
 
-def _agreed(stores: list[Store]) -> bool:
+def _confirmed(stores: list[Store]) -> bool:
     if not sys.stdin.isatty():
         raise InputError(
             "standard input is not a terminal, so the removal cannot be confirmed",
@@ -146,7 +146,7 @@ def destroy_store(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -
         store.destroy()
     finally:
         lease.release()
-    print(_told(store))
+    print(_removal_message(store))
     if not node.remove(store.url):
         print(f"processes on this machine still use {store.url}; the last of them removes its copies of files")
     if others:
@@ -156,7 +156,7 @@ def destroy_store(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -
 
 
 def _other_nodes(store: Store) -> list[str]:
-    """Return the other machines on which a store's runs may have left something."""
+    """Return the other machines on which a store's runs may have left copied files, code or images."""
     leaves_files, hosts = False, set()
     with suppress(StoreError):  # the rest of a damaged store is removed as well
         for fact in replay(read(store.log)):
@@ -171,15 +171,15 @@ def _named(nodes: list[str]) -> str:
     return f"{', '.join(nodes[:_NAMED])}{f' and {len(nodes) - _NAMED} more nodes' * (len(nodes) > _NAMED)}"
 
 
-def _told(store: Store) -> str:
-    """Describe the removed objects, and those that the place still keeps."""
+def _removal_message(store: Store) -> str:
+    """Return a message about a removed store, and about the old versions of its objects that the bucket still keeps."""
     kept = store.objects.versions()
     if not kept:
         return f"removed {store.url}"
     return (
         f"removed {store.url}, but its bucket keeps {kept} old versions and delete markers of the objects, which take"
-        " room and can be read: let a lifecycle rule of the bucket remove them (NoncurrentVersionExpiration and"
-        " ExpiredObjectDeleteMarker), as soon as no lock holds them"
+        " up space and can still be read. A lifecycle rule of the bucket can remove them"
+        " (NoncurrentVersionExpiration and ExpiredObjectDeleteMarker), except those with an object lock"
     )
 
 

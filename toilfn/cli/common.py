@@ -1,4 +1,4 @@
-"""Parts that several commands share: their arguments, tables, JSON."""
+"""Functions that several commands share: for common arguments, opening stores, and printing tables and JSON."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_named(options: argparse.Namespace, url: str | None = None) -> Store:
-    """Open the store that the user named (or `url`), by the options of flags and configuration."""
+    """Open the store that the user named, or the one at `url`, with the store options from flags and configuration."""
     return open_store(options.store if url is None else url, create=False, **named_options(options))
 
 
 def named_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of stores from flags and configuration."""
+    """Return the store options from flags and configuration."""
     return Settings.resolve(**from_options(options)).store_options or {}
 
 
@@ -65,12 +65,12 @@ def add_dry_run(parser: argparse._ActionsContainer, *, json: bool = True) -> Non
 
 
 def is_dry_run(options: argparse.Namespace) -> bool:
-    """Return whether there was ``--dry-run``.
+    """Return whether ``--dry-run`` was given.
 
     Raises
     ------
     InputError
-        If there was only ``--json``, which is for dry runs.
+        If ``--json`` was given without ``--dry-run``.
     """
     if options.json and not options.dry_run:
         raise InputError("--json needs --dry-run", hint="toilfn status STORE --json describes a run")
@@ -99,8 +99,8 @@ def output_file(text: str) -> Path:
 
 
 def open_view(store: Store) -> View:
-    """Read a store; nothing runs in it if it has no living leader."""
-    leader = living(store)  # before the log: a leader that ends in between says so there
+    """Read a store's log into a `View`. If the store has no living leader, no task in the view is running."""
+    leader = living(store)  # before the log, since the last records of a leader that ends in between say so
     view = View(store)
     if leader is None:
         view.stop_running()
@@ -108,7 +108,7 @@ def open_view(store: Store) -> View:
 
 
 def open_fold(store: Store, detail: Detail = Detail.STATES) -> Fold:
-    """Fold a store's log; nothing runs in the store if it has no living leader."""
+    """Read a store's log into a `Fold`. If the store has no living leader, no task in the fold is running."""
     leader = living(store)  # before the log, as in `open_view`
     fold = Fold(detail)
     fold.update(store)
@@ -118,19 +118,19 @@ def open_fold(store: Store, detail: Detail = Detail.STATES) -> Fold:
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:
-    """Write a value as indented JSON; values that JSON does not support become the nearest type that it has."""
+    """Write a value as indented JSON; a value of another type is converted to the most similar type of JSON."""
     stream = stream or sys.stdout
     json.dump(value, stream, indent=2, default=_plain)
     stream.write("\n")
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
-    """Print aligned columns, those in `right` (by index) to the right."""
+    """Print a table; the columns whose indexes are in `right` are aligned to the right."""
     sys.stdout.write(table(headings, rows, right))
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value that JSON cannot hold into one that it can."""
+    """Convert a value of a type that JSON does not have."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
     if isinstance(value, (set, frozenset)):

@@ -1,4 +1,4 @@
-"""``toilfn completion SHELL``, and the answers to a shell that completes a command line."""
+"""``toilfn completion SHELL``, and the completion of command lines when the shell requests it."""
 
 from __future__ import annotations
 

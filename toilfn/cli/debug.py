@@ -73,7 +73,7 @@ def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
 
     try:
         value = rehearsal.run(examine)
-    except BdbQuit:  # the user has left a debugger in the task
+    except BdbQuit:  # the user has quit a debugger in the task
         raise KeyboardInterrupt from None
     except BaseException:
         if not raised:

@@ -16,9 +16,9 @@ from toilfn.stores.lease import living
 __all__ = ["command", "configure", "follow"]
 
 _LOOK = 0.5
-"""Seconds between two reads of a log that may grow."""
+"""The minimum pause in seconds between two reads of a log that may grow."""
 _SHARE = 10
-"""Looking takes at most one part in so many of the time."""
+"""The pause is at least this many times as long as the read before it, since reading costs requests and time."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,16 +42,16 @@ def command(options: argparse.Namespace) -> int:
     return 0
 
 
-def follow(store: Store, look: Callable[[], None] = lambda: None) -> Iterator[Record]:
+def follow(store: Store, before_read: Callable[[], None] = lambda: None) -> Iterator[Record]:
     """Yield the records of a store, and then new ones until it has no live leader.
 
-    Calls `look` each time before it looks for new ones.
+    `before_read` is called before each read of the log.
     """
     seen = 0
     is_led = True
     while is_led:
         began = time.monotonic()
-        look()
+        before_read()
         is_led = living(store) is not None  # before the log, so that the leader's last records are read
         for record in read(store.log, seen):
             seen += 1

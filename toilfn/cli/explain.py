@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Return whether a task was reused, and if not, what differs from the earlier task that is most like it.
+    """Print whether a task was reused, and if not, how it differs from the most similar earlier task.
 
     Raises
     ------

@@ -42,9 +42,9 @@ class Handle(NamedTuple):
 
 
 def find_handles(payload: bytes, *, only_own: bool = False) -> list[Handle]:
-    """List the files that a pickled value refers to, each once.
+    """List the files that a pickled value refers to, without duplicates and without importing the user's modules.
 
-    With `only_own`, those in the stores of other workflows are left out; the value must then come from a store.
+    With `only_own`, files in the stores of other workflows are left out; the value must then come from a store.
     """
     if b"toilfn.files.file" not in payload:
         return []
@@ -54,12 +54,12 @@ def find_handles(payload: bytes, *, only_own: bool = False) -> list[Handle]:
 
 
 def plain(payload: bytes) -> Any:
-    """Load a pickled value of built-in types; a placeholder stands for each object of another type."""
+    """Load a pickled value of built-in types without importing modules; placeholders replace all other objects."""
     return _Reader(io.BytesIO(payload), only_own=True).load()
 
 
-class _Nothing(type):
-    """Makes the class of which everything is an instance and a call: itself."""
+class _PlaceholderType(type):
+    """The type of `_Placeholder`: calling the class, or setting an item of it, has no effect."""
 
     def __call__(cls, *_: object, **__: object) -> Any:
         return cls
@@ -67,17 +67,21 @@ class _Nothing(type):
     def __setitem__(cls, *_: object) -> None: ...
 
 
-class _Ignored(metaclass=_Nothing):
+class _Placeholder(metaclass=_PlaceholderType):
+    """The class, function and object that stands for each one that is not of a built-in type; pickle may change it."""
+
     def __new__(cls, *_: object, **__: object) -> Any:
         return cls
 
     @classmethod
-    def _take(cls, *_: object) -> None: ...
+    def _ignore(cls, *_: object) -> None: ...
 
-    __setstate__ = append = extend = add = update = _take
+    __setstate__ = append = extend = add = update = _ignore
 
 
 class _Reader(pickle.Unpickler):
+    """Loads a pickled value without importing modules, and collects the files in it."""
+
     def __init__(self, stream: io.BytesIO, only_own: bool) -> None:
         super().__init__(stream)
         self._only_own = only_own
@@ -85,19 +89,19 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) != ("toilfn.files.file", "File"):
-            return _Ignored
+            return _Placeholder
         found, only_own = self.found, self._only_own
 
-        class Noted:
+        class FileState:
             def __setstate__(self, state: list[Any]) -> None:
                 store = state[5] if len(state) > 5 else ""
                 if not only_own or not store or store.startswith("="):
                     found.append(Handle(*state[:5], *state[6:7]))
 
-        return Noted
+        return FileState
 
     def persistent_load(self, pid: Any) -> Any:
-        return _Ignored
+        return _Placeholder
 
 
 _SHORT = 12
@@ -123,7 +127,7 @@ class _File:
 
     @property
     def id(self) -> str:
-        """The digest of its content."""
+        """The last part of the name of the file's content in the store; for most files, a digest."""
         return self.handle.id.rpartition("/")[2]
 
     @property
@@ -168,7 +172,7 @@ def command(options: argparse.Namespace) -> int:
         If the file does not exist, if several files have the name, or if several files would get the same name.
     """
     store = open_named(options)
-    files = _files(store, left=options.all)
+    files = _files(store, with_unreferenced=options.all)
     if options.target is not None and options.action != "get":
         raise InputError(f"{options.action} takes one FILE or pattern; unexpected argument {options.target}")
     if options.file is not None:
@@ -206,7 +210,7 @@ def _url(store: Store, ref: BlobRef, expires: float | None) -> str:
 
 
 def _opened(store: Store, file: _File) -> BinaryIO:
-    """Open a file; the content of a file that is in no outcome cannot be checked."""
+    """Open a file. The content of a file without a task is not verified, since no outcome has its digest."""
     return store.objects.open(file.ref.name) if file.task is None else store.open_blob(file.ref)
 
 
@@ -219,7 +223,7 @@ def _fetch(store: Store, file: _File, path: Path) -> None:
 
 
 def _targets(files: list[_File], target: Path) -> list[Path]:
-    """Return where each file goes: of several that share a name, all get the start of their id in front."""
+    """Return the path for each file. If several files have the same name, their names get the start of their ids."""
     if not target.is_dir():
         if len(files) > 1:
             raise InputError(f"{len(files)} files match, but {target} is not an existing directory")
@@ -231,10 +235,10 @@ def _targets(files: list[_File], target: Path) -> list[Path]:
     return [confined.inside(target, confined.single(name), replaced=True) for name in names]
 
 
-def _files(store: Store, *, left: bool = False) -> list[_File]:
+def _files(store: Store, *, with_unreferenced: bool = False) -> list[_File]:
     """List the files in values and arguments of tasks, except deleted ones.
 
-    With `left`, also list files of attempts that failed or were killed.
+    With `with_unreferenced`, also list files of attempts that failed, were killed, or are running.
     """
     found: dict[Handle, _File] = {}
     deleted: set[str] = set()
@@ -258,13 +262,13 @@ def _files(store: Store, *, left: bool = False) -> list[_File]:
         own = find_handles(store.payload(task.args), only_own=True)
         for handle in dict.fromkeys([*own, *(handle for id in task.needs for handle in in_values.get(id, ()))]):
             found.setdefault(handle, _File(handle, task.parent)).readers.append(task.id)
-    if left:
-        found.update((file.handle, file) for file in _left(store, referred))
+    if with_unreferenced:
+        found.update((file.handle, file) for file in _unreferenced(store, referred))
     return [file for file in found.values() if file.handle.id not in deleted]
 
 
-def _left(store: Store, referred: set[str]) -> Iterator[_File]:
-    """Find the files that are in no outcome: their attempts failed, were killed, or are running."""
+def _unreferenced(store: Store, referred: set[str]) -> Iterator[_File]:
+    """Yield the files to which no outcome refers: their attempts failed, were killed, or are running."""
     for name in store.objects.list("blobs/"):
         _, dash, own = name.rpartition("/")[2].partition("-")
         if dash and name not in referred:
@@ -294,13 +298,13 @@ def _list(files: list[_File], view: View, *, as_json: bool) -> None:
         ])  # fmt: skip
         return
     rows = [
-        [file.id[:_SHORT], format_size(file.handle.size), file.name, _maker(file, view), _readers(file, view)]
+        [file.id[:_SHORT], format_size(file.handle.size), file.name, _creator(file, view), _readers(file, view)]
         for file in files
     ]
     print_table(["id", "size", "name", "made by", "read by"], rows, right={1})
 
 
-def _maker(file: _File, view: View) -> str:
+def _creator(file: _File, view: View) -> str:
     return "an attempt that did not succeed" if file.task is None else view.tasks[file.task].label
 
 

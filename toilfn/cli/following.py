@@ -1,4 +1,4 @@
-"""Following what one task prints while it runs."""
+"""Show the output of one task while it runs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ __all__ = ["Following"]
 
 
 class Following:
-    """Requests a task's output from its worker, and shows it, inside a ``with`` block.
+    """Requests a task's output from its worker as long as a ``with`` block runs, and shows it.
 
-    If the store is read-only, there is no output before the attempt has finished.
+    The request is a flag in the store. If the store is read-only, the output can only be read when the attempt has
+    finished.
 
     Parameters
     ----------
     store : Store
+        The store of the run.
     task : bytes
+        The task's id.
     show : callable
-        Takes a text.
+        A function that prints a text.
     """
 
     def __init__(self, store: Store, task: TaskId, show: Callable[[str], None]) -> None:
@@ -49,7 +52,7 @@ class Following:
             self._store.delete_batches((), self._names())
 
     def look(self) -> None:
-        """Show new output."""
+        """Read the output that the worker has sent since the last call, and show it."""
         for name, count in self._names().items():
             seen = self._seen.get(name, 0)
             if name not in self._over and count > seen:
@@ -60,7 +63,7 @@ class Following:
                 self._show(text)
 
     def take_shown(self) -> str:
-        """Return the part of a finished attempt's output that was shown; the rest is in its log."""
+        """Return the output of a finished attempt that was shown, and forget it; the attempt's log has all output."""
         self._over.update(self._names())
         shown, self._shown = self._shown, ""
         return shown

@@ -18,10 +18,10 @@ from toilfn.stores import open_store
 __all__ = ["command", "configure"]
 
 _MOST_BOXES = 50
-"""How many tasks a picture has that shows each of them."""
+"""Maximum number of tasks in a picture that has one box for each task."""
 
 _DOCUMENTS = {".cwl": "toilfn.cwl.sketch", ".wdl": "toilfn.wdl.sketch"}
-"""The modules that read documents, by the ends of their names."""
+"""The modules that read documents, by the extensions of the documents."""
 
 _PICTURES = ("svg", "png", "pdf")
 _FORMATS = ("text", "dot", *_PICTURES)
@@ -101,19 +101,19 @@ def _steps(options: argparse.Namespace) -> list[Step] | None:
 
 
 def _format_of(output: Path | None) -> str:
-    """Return the format that a file's name requests.
+    """Return the format for an output file, by the extension of its name.
 
     Raises
     ------
     InputError
-        If it is none of the formats.
+        If the extension is not that of a known format.
     """
     ending = output.suffix.lower().removeprefix(".") if output else ""
     if ending in ("", "txt"):
         return "text"
     if ending not in _FORMATS:
         raise InputError(
-            f"{output}: the format {ending!r} is not known",
+            f"{output}: unknown format {ending!r}",
             hint=f"end the name with .{', .'.join((*_PICTURES, 'dot'))} or .txt, or use --format",
         )
     return ending

@@ -101,7 +101,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If one of the files is there already; then nothing is written.
+        If one of the files already exists. Then nothing is written.
     """
     folder = Path(options.directory)
     there = [name for name in _FILES if (folder / name).exists()]

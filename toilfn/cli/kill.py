@@ -16,7 +16,7 @@ from toilfn.units import format_duration, parse_duration
 __all__ = ["command", "configure"]
 
 _LOOK = 0.2
-"""Seconds between two looks at the lease."""
+"""Seconds between two reads of the lease."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def command(options: argparse.Namespace) -> int:
         return _stop_leader(store, options.timeout)
     with lease:
         count = 0
-        if not options.leave_jobs:  # cancel the leader's job first if it is queued, since the leader would start others
+        if not options.leave_jobs:  # cancel a queued leader before other jobs, since it would submit new ones
             count = end_leader_job(store, options.timeout) + end_jobs(store, options.timeout)
         forget_jobs(store)
     print(

@@ -27,7 +27,7 @@ from toilfn.stores.digests import digest_of_checksum
 __all__ = ["Lineage", "sender"]
 
 _PRODUCER = f"urn:toilfn:{toilfn.__version__}"
-"""A URI that is not an address."""
+"""The identifier of the program in events: a URI, as OpenLineage requires, that nothing can be fetched from."""
 _SPECIFICATION = "https://openlineage.io/spec"
 _RUN_EVENT = f"{_SPECIFICATION}/2-0-2/OpenLineage.json#/$defs/RunEvent"
 _ENDS = {"done": "COMPLETE", "failed": "FAIL", "killed": "ABORT", "interrupted": "ABORT", ABANDONED: "ABORT"}
@@ -40,13 +40,14 @@ _Dataset = dict[str, Any]
 
 
 class Lineage:
-    """Reads a store's log as OpenLineage events.
+    """Converts a store's log to OpenLineage events.
 
-    Jobs are in the namespace that OPENLINEAGE_NAMESPACE names, or in ``toilfn``.
+    The namespace of the jobs is the value of OPENLINEAGE_NAMESPACE, by default ``toilfn``.
 
     Parameters
     ----------
     store : Store
+        The store of the runs.
     """
 
     def __init__(self, store: Store) -> None:
@@ -110,7 +111,7 @@ class Lineage:
 
     def _learn_value(self, outcome: Outcome) -> None:
         payload = self._payload(outcome.value)
-        if outcome.id in self._exports:  # its value is where the file went
+        if outcome.id in self._exports:  # the value of an export is the destination of the file
             self._exported[outcome.id] = _datasets(plain(payload))
         if handles := find_handles(payload, only_own=True):
             self._values[outcome.id] = handles
@@ -184,7 +185,7 @@ def _facet(path: str) -> dict[str, Any]:
 
 
 def _first_argument(payload: bytes) -> object:
-    """Return the first argument of a call if it is plain."""
+    """Return the first argument of a pickled call, if it is of a built-in type."""
     match plain(payload):
         case ((first, *_), _):
             return first
@@ -192,9 +193,9 @@ def _first_argument(payload: bytes) -> object:
 
 
 def _datasets(url: object) -> list[_Dataset]:
-    """Return the dataset at a URL, with OpenLineage's name for it; nothing if it is neither a URL nor a path.
+    """Return the datasets, named as OpenLineage specifies, for a URL or a path, or for a list of them.
 
-    Of a list, each entry is one.
+    The result is empty for any other value.
     """
     if isinstance(url, list):
         return [dataset for each in url for dataset in _datasets(each)]
@@ -212,19 +213,19 @@ def _once(datasets: Iterable[_Dataset]) -> list[_Dataset]:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Leaves redirects to the user: the key must not go to another server."""
+    """Does not follow redirects, so that the API key is not sent to another server."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 def sender(url: str) -> Callable[[dict[str, Any]], None]:
-    """Return a function that posts events to a server, with the key in OPENLINEAGE_API_KEY if there is one.
+    """Return a function that posts an event to a server, with the API key from OPENLINEAGE_API_KEY, if it is set.
 
     Parameters
     ----------
     url : str
-        ``/api/v1/lineage`` is added to one without a path.
+        The URL of the server. If it has no path, ``/api/v1/lineage`` is appended.
     """
     if urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + _PATH

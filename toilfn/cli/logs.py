@@ -75,7 +75,7 @@ def _say(text: str) -> None:
 
 
 def _print(store: Store, task: TaskInfo, attempt: Outcome | Failure, shown: str = "") -> None:
-    """Print the output of an attempt; output that was shown while it ran precedes the heading."""
+    """Print the log of an attempt after a heading, without the beginning that was shown while the attempt ran."""
     report(_heading(task, attempt))
     _say(_text(store, attempt).removeprefix(shown))
 

@@ -11,27 +11,30 @@ from toilfn.errors import ToilfnError
 __all__ = ["Parser"]
 
 _UNKNOWN = "unrecognized arguments: "
-"""How argparse begins its message about options that a parser does not have."""
+"""The beginning of argparse's message about unknown options."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that never takes the beginning of an option for the whole of it.
+    """A parser that accepts only full names of options.
 
-    With argparse's default, ``--retry 3`` would silently mean ``--retry-backoff 3``.
+    By default, argparse accepts unique prefixes, so ``--retry 3`` would silently mean ``--retry-backoff 3``.
     """
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(allow_abbrev=False, **keywords)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2; name the nearest options if there are unknown ones."""
+        """Print an error and exit with status 2; for an unknown option, suggest those with similar names."""
         if message.startswith(_UNKNOWN):
             given = [word.partition("=")[0] for word in message.removeprefix(_UNKNOWN).split() if word.startswith("--")]
             message += "".join(self._suggestion(option) for option in given)
         super().error(message)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """Read a value; if toilfn refuses it, its own message says more than the name of the function that reads it."""
+        """Parse a value. If a parser of toilfn refuses it, report that error's message.
+
+        argparse would only report the name of the parser's function.
+        """
         try:
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:

@@ -28,7 +28,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     ContainerError
-        If there is no engine, or the image cannot be downloaded.
+        If no engine works on this machine, or an image cannot be downloaded.
     """
     engine = choose(options.engine)
     for image in options.images:

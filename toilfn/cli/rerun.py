@@ -36,7 +36,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If the run has no task of a name.
+        If the run has no task with one of the names or ids.
     """
     from toilfn.api import rerun
 

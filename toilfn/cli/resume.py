@@ -39,7 +39,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def finish(run: Callable[..., Any], options: argparse.Namespace) -> int:
-    """Finish a run by a function that takes the store and settings, and print the result."""
+    """Call `run`, which takes the store and settings and finishes a run, and print the result."""
     if options.dry_run:
         return print_plan(run(options.store, dry_run=True, **from_options(options)), as_json=options.json)
     value = run(options.store, **from_options(options))

@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_parameters(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that a script gets: its parameters, and the settings of its `compute` calls."""
+    """Add flags for a script's parameters, and for the settings of its `compute` calls."""
     group = parser.add_argument_group("parameters of the script (toil.params); --help after SCRIPT lists them")
     group.add_argument(
         "--param", metavar="NAME=VALUE", action="append", default=[], help="value of a parameter; may be repeated"
@@ -51,12 +51,12 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="YAML or JSON file with values of parameters; may be repeated",
     )
-    parser.set_defaults(rest=[])  # what follows "--"
+    parser.set_defaults(rest=[])  # the arguments after "--"
     add_options(parser)
 
 
 def help_for(arguments: list[str]) -> str:
-    """Return the part of the help that is about the parameters of the script among the arguments."""
+    """Return help for the parameters of the script that the arguments name, to print after the general help."""
     scripts = (Path(word) for word in arguments if word.endswith(".py"))
     entries = [entry for script in scripts if script.is_file() for entry in describe(script)]
     if not entries:
@@ -84,7 +84,7 @@ def command(options: argparse.Namespace) -> int:
 def sketch_script(options: argparse.Namespace) -> tuple[int, list[TaskInfo]]:
     """Run a script up to its first `compute` that has something to run; return its exit status and the tasks so far.
 
-    Standard output is left to the caller: the script prints to standard error.
+    The script's own output goes to standard error, so that the caller can print the tasks to standard output.
     """
     script, found = _prepare(options), Sketch()
     with instead_of_running(found), redirect_stdout(sys.stderr):
@@ -93,7 +93,7 @@ def sketch_script(options: argparse.Namespace) -> tuple[int, list[TaskInfo]]:
 
 
 def _prepare(options: argparse.Namespace) -> str:
-    """Let a script find its flags and arguments; return its path."""
+    """Pass flags and arguments to a script, through ``os.environ`` and ``sys.argv``; return its path."""
     script = _script(options)
     os.environ[SETTINGS_VARIABLE] = json.dumps(from_options(options))
     os.environ[PARAMS_VARIABLE] = json.dumps(given(options.params, options.param))
@@ -102,9 +102,9 @@ def _prepare(options: argparse.Namespace) -> str:
 
 
 def _dry_run(script: str, options: argparse.Namespace) -> int:
-    """Run the script up to its first `compute` that has something to run, and print what that would have done."""
+    """Run the script up to its first `compute` that has something to run, and print the plan of that call."""
     found = DryRun()
-    # With --json the script prints elsewhere, so that standard output is JSON.
+    # With --json, the script's own output goes to standard error, so that standard output contains only JSON.
     with instead_of_running(found), redirect_stdout(sys.stderr) if options.json else nullcontext():
         status = _run_until_something_would_run(script, options.module, lambda: bool(found.plan))
     return status or print_plan(Plan() if found.plan is None else found.plan, as_json=options.json)
@@ -114,7 +114,7 @@ def _run_until_something_would_run(script: str, module: str | None, would_run: C
     try:
         return _run(script, module)
     except SystemExit:
-        if not would_run():  # the script has finished before the first `compute`
+        if not would_run():  # the script itself has exited; otherwise `compute` has stopped it
             raise
         return 0
 
@@ -127,7 +127,7 @@ def _run(script: str, module: str | None) -> int:
             runpy.run_path(script, run_name="__main__")
     except (FailedTasksError, KilledError):
         raise
-    except BdbQuit:  # the user has left a debugger in a task
+    except BdbQuit:  # the user has quit a debugger in a task
         raise KeyboardInterrupt from None
     except ToilfnError as error:
         raise _located(error) from None
@@ -139,7 +139,7 @@ def _run(script: str, module: str | None) -> int:
 
 
 def _script(options: argparse.Namespace) -> str:
-    """Find the script, and let it import modules beside it as Python would."""
+    """Return the path of the script or module, and let it import the modules beside it, as Python does."""
     if options.module is None:
         script = Path(options.script)
         if not script.is_file():
@@ -148,7 +148,7 @@ def _script(options: argparse.Namespace) -> str:
         return str(options.script)
     sys.path.insert(0, os.getcwd())
     found = _find_spec(options.module)
-    if found is not None and found.submodule_search_locations:  # a package runs its part of this name
+    if found is not None and found.submodule_search_locations:  # like python -m, run the package's __main__
         found = _find_spec(f"{options.module}.__main__")
     if found is None or not found.origin:
         raise InputError(f"module {options.module} not found, or it cannot be run")
@@ -163,14 +163,14 @@ def _find_spec(name: str) -> ModuleSpec | None:
 
 
 def _own_part(trace: TracebackType | None, script: str) -> TracebackType | None:
-    """Cut off the frames of this command, so that a traceback begins in the script."""
+    """Remove the frames of this command from a traceback, so that it begins in the script."""
     while trace is not None and trace.tb_frame.f_code.co_filename != script:
         trace = trace.tb_next
     return trace
 
 
 def _located(error: ToilfnError) -> ToilfnError:
-    """Add to an error's message which line of the user's own files it comes from."""
+    """Add the file and line of the user's code that caused an error to its message."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_the_users(frame.filename)]
     if own:
         error.args = (f"{error.message} ({own[-1].filename}, line {own[-1].lineno})", *error.args[1:])

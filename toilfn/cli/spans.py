@@ -27,17 +27,20 @@ from toilfn.model.traces import TraceContext
 __all__ = ["Sender", "Spans", "batches", "write"]
 
 _BATCH = 1000
-"""Spans in one request, or on one line."""
+"""Maximum number of spans in one request, or on one line of a file."""
 _RESULTS = {"done": "success", "failed": "failure", "killed": "cancellation", "interrupted": "cancellation",
             ABANDONED: "error"}  # fmt: skip
 _CAUSES = {"": "success", "walltime": "timeout", "lost": "error", "preempted": "error"}
-"""Results of attempts by their causes; all others are failures."""
+"""The values of ``cicd.pipeline.task.run.result`` by the cause of a failure; for other causes it is "failure"."""
 _SCOPE = InstrumentationScope("toilfn", toilfn.__version__)
 _PATH = "/v1/traces"
 
 
 class Spans:
-    """Builds the spans of one store. Their ids depend on the store's id, the run and the attempt only."""
+    """Builds the spans of one store.
+
+    Their ids are computed from the store's id, the run and the attempt, so they are the same at each export.
+    """
 
     def __init__(self, store: str) -> None:
         self._store = store
@@ -116,14 +119,14 @@ def _span_context(context: TraceContext, *, is_remote: bool) -> SpanContext:
 
 
 def batches(spans: Iterable[ReadableSpan]) -> Iterator[list[ReadableSpan]]:
-    """Cut a stream of spans into requests."""
+    """Split spans into lists of at most `_BATCH` spans, one for each request."""
     stream = iter(spans)
     while batch := list(islice(stream, _BATCH)):
         yield batch
 
 
 def write(spans: Sequence[ReadableSpan], stream: TextIO) -> None:
-    """Write spans as a line of OTLP's JSON."""
+    """Write spans as one line of OTLP JSON."""
     request = MessageToDict(encode_spans(spans), use_integers_for_enums=True)
     for span in _spans_in(request):
         for key in ("traceId", "spanId", "parentSpanId"):
@@ -139,12 +142,12 @@ def _spans_in(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 class Sender:
-    """Sends spans over OTLP/HTTP, as the variables OTEL_EXPORTER_OTLP_* say: headers, certificates, timeout, ...
+    """Sends spans over OTLP/HTTP. The variables OTEL_EXPORTER_OTLP_* set headers, certificates, the timeout and so on.
 
     Parameters
     ----------
     endpoint : str or None
-        A URL; ``/v1/traces`` is added to one without a path. None if the variables name it.
+        The URL of the server. If it has no path, ``/v1/traces`` is appended. None means the URL in the variables.
     """
 
     def __init__(self, endpoint: str | None) -> None:
@@ -154,24 +157,24 @@ class Sender:
         self._endpoint = endpoint or "the endpoint of OTEL_EXPORTER_OTLP_ENDPOINT"
 
     def send(self, spans: Sequence[ReadableSpan]) -> None:
-        """Send spans, again if the server is busy.
+        """Send spans, and repeat the request if the server is busy.
 
         Raises
         ------
         ToilfnError
-            If the server does not take them.
+            If the server does not accept them.
         """
-        logger, told = logging.getLogger("opentelemetry.exporter"), _Told()
+        logger, last_message = logging.getLogger("opentelemetry.exporter"), _LastMessage()
         was, logger.propagate = logger.propagate, False
-        logger.addHandler(told)
+        logger.addHandler(last_message)
         try:
             result = self._exporter.export(spans)
         finally:
-            logger.removeHandler(told)
+            logger.removeHandler(last_message)
             logger.propagate = was
         if result is not SpanExportResult.SUCCESS:
             raise ToilfnError(
-                f"{self._endpoint} did not accept the spans: {told.text}",
+                f"{self._endpoint} did not accept the spans: {last_message.text}",
                 hint="check the URL, and OTEL_EXPORTER_OTLP_HEADERS if it needs a credential",
             )
 
@@ -180,8 +183,8 @@ class Sender:
         self._exporter.shutdown()
 
 
-class _Told(logging.Handler):
-    """Remembers the last message of the exporter, which says no more than whether it succeeded."""
+class _LastMessage(logging.Handler):
+    """Keeps the last log message of the exporter, whose result says only whether it succeeded."""
 
     text = "the reason is not known"
 

@@ -58,7 +58,7 @@ def command(options: argparse.Namespace) -> int:
         return 0
     fold = Fold(Detail.USAGE)
     fold.update(store)
-    # Those that took longest together come first.
+    # Sort by total wall time, longest first.
     kinds = sorted((kind for kind in fold.kinds if kind.usage.sums.attempts), key=lambda kind: -kind.usage.sums.wall)
     sums = _sums(total(kind.usage for kind in kinds), fold.requests)
     if options.json:
@@ -79,7 +79,7 @@ def _as_dict(usage: Usage) -> dict[str, object]:
 def _sums(sums: Sums, leaders: int) -> dict[str, float]:
     """Describe the whole store, including failed attempts: resources requested, used and unused.
 
-    `leaders` is how many requests these have sent to the store's server.
+    `leaders` is the number of requests that leaders have sent to the store's server.
     """
     return {
         "attempts": sums.attempts,

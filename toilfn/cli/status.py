@@ -31,15 +31,15 @@ __all__ = ["EXIT_STATUSES", "command", "configure"]
 EXIT_STATUSES = {
     "done": 0, "failed": 1, "running": 10, "stopped": 11, "interrupted": 12, "killed": 13, "empty": 14,
 }  # fmt: skip
-"""Exit status of ``--exit-code`` for each state of a run; 2 is wrong usage, or no store."""
+"""Exit status of ``--exit-code`` for each state of a run. Status 2 means wrong usage, or that there is no store."""
 
 _LOOK = 0.5
-"""Seconds between two looks at a store with ``--wait``."""
+"""The minimum pause in seconds between two reads of a store with ``--wait``."""
 _SHARE = 10
-"""Looking takes at most one part in so many of the time."""
+"""The pause is at least this many times as long as the read before it, since reading costs requests and time."""
 
 _SHOWN = 10
-"""How many tasks each list has when it was not requested."""
+"""Maximum length of a list that no option has requested."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_store_options(parser)
     parser.add_argument(
-        "--wait", action="store_true", help="wait until the run has no live leader, and none waiting in a queue"
+        "--wait", action="store_true", help="wait until no leader of the store is running or waiting in a queue"
     )
     parser.add_argument(
         "--exit-code", action="store_true", help="report the state of the run in the exit status (see below)"
@@ -65,7 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queued", action="store_true", help="list only the tasks in the batch system's queue, and all of them"
     )
-    parser.add_argument("--tree", action="store_true", help="show dependencies as a tree, with finished work folded")
+    parser.add_argument(
+        "--tree", action="store_true", help="show dependencies as a tree, with one box for all finished tasks of a name"
+    )
     add_json(parser)
 
 
@@ -76,7 +78,7 @@ class _Schema(argparse.Action):
 
 
 def command(options: argparse.Namespace) -> int:
-    """Return how the newest run of a store is."""
+    """Print the state of a store's newest run, and return the exit status."""
     store = open_named(options)
     leader, is_alive, fold = _read(store, wait=options.wait)
     if options.tree:
@@ -96,16 +98,16 @@ def _read(store: Store, *, wait: bool) -> tuple[Holder | None, bool, Fold]:
     while wait and (living(store) is not None or has_leader_job(store)):
         time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
         began = time.monotonic()
-    # Read only now, since the job of a leader may have begun and ended while its cluster was asked.
+    # Read the lease after the wait: the leader's job may have started and ended while its cluster was being queried.
     leader, is_alive, fold = holder(store), living(store) is not None, Fold()
-    fold.update(store)  # after the leader: one that ends in between says so there
+    fold.update(store)  # after the lease, since the last records of a leader that ends in between say so
     if not is_alive:
         fold.stop_running()
     return leader, is_alive, fold
 
 
 def _leader_job(store: Store, leader: Holder | None) -> str:
-    """Return a line about the job of a leader that has not begun; empty if there is none."""
+    """Return a line about a leader's job that has not started; empty if there is no such job."""
     order = order_of(store)
     if order is None or (leader is not None and leader.acquired > order.submitted):
         return ""
@@ -154,15 +156,15 @@ def _print_list(state: State, tasks: list[Row], count: int, *, with_jobs: bool) 
     print(f"\n{state.value}:")
     with_jobs = with_jobs and state is not State.FAILED
     listed = [["id", "task", "job", ""]]
-    listed += [[task.short_id, task.name, task.job, _news(state, task)] for task in tasks]
+    listed += [[task.short_id, task.name, task.job, _detail(state, task)] for task in tasks]
     heading, *rest = listed if with_jobs else [[*row[:2], row[3]] for row in listed]
     print_table(heading, rest)
     if count > len(tasks):
         print(f"... and {count - len(tasks)} more: --{state.value} lists all")
 
 
-def _news(state: State, task: Row) -> str:
-    """Return the text beside a task in a list."""
+def _detail(state: State, task: Row) -> str:
+    """Return a failed task's error, or how long another task has been in its state, and why."""
     if state is State.FAILED:
         return task.error
     return f"since {_ago(task.since)}{f': {task.reason}' if task.reason else ''}"

@@ -36,7 +36,7 @@ def make_parser(prog: str = "toilfn submit") -> argparse.ArgumentParser:
         usage=f"{prog} (SCRIPT | -m MODULE) --store STORE --cluster CLUSTER [flags] [-- the script's own arguments]\n"
         f"       {prog} DOCUMENT.cwl --store STORE --cluster CLUSTER [flags of toilfn cwl; .wdl likewise] [INPUTS]\n"
         f"       {prog} --resume STORE",
-        description="Submit a run whose leader is a job of the cluster as well, and return.",
+        description="Submit a run to a cluster, with its leader as one of the jobs, and return at once.",
     )
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="a Python file that calls toilfn.compute")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="a module to run instead, as with python -m")
@@ -61,13 +61,13 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
                        default=argparse.SUPPRESS,
                        help="time limit of the leader's job (default: the cluster's)")  # fmt: skip
     group.add_argument("--leader-args", dest="arguments", metavar="ARGS", default=argparse.SUPPRESS,
-                       help="more arguments of the submit command for the leader's job only, such as "
+                       help="additional arguments of the submit command, for the leader's job only, such as "
                        "'--partition=long'")  # fmt: skip
     group.add_argument("--json", action="store_true", help="print the job, the store and the log as JSON")
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn submit") -> int:
-    """Submit a leader, and print where it is.
+    """Submit a leader as a job, and print the job's id and its log.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn submit")
     Raises
     ------
     InputError
-        If there is no store, or no cluster that could run the leader.
+        If no store is given, or no cluster that could run the leader.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with stdio.unfailing_standard_error(), redirect_stdout(VisibleStream.over(sys.stdout)):
@@ -87,12 +87,15 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn submit")
         own = Parser(prog=prog, add_help=False)
         _add_own(own)
         options, rest = own.parse_known_args(words[:cut])
-        settings, order = (_again if options.resume else _ordered)(prog, options, rest, words[cut:])
+        settings, order = (_repeated if options.resume else _ordered)(prog, options, rest, words[cut:])
         return _submit(settings, order, as_json=options.json)
 
 
 def lead() -> int:
-    """Run the command line of the newest order of a store, as the job of its leader, and return the exit status."""
+    """Run the command line that the newest `LeaderJob` of a store contains, and return the exit status.
+
+    This function runs in the leader's job.
+    """
     from toilfn.cli import main as toilfn
     from toilfn.worker.passed import adopt_environment, check_versions
 
@@ -106,7 +109,7 @@ def lead() -> int:
 
 
 def _ordered(prog: str, options: argparse.Namespace, rest: list[str], more: list[str]) -> tuple[Settings, LeaderJob]:
-    """Return the settings of a new run, and the order for its leader."""
+    """Return the settings of a new run, and the job for its leader."""
     command = _command(rest)
     settings = Settings.resolve(**from_options(_parsed(prog, command, rest)))
     if settings.store is None:
@@ -117,7 +120,7 @@ def _ordered(prog: str, options: argparse.Namespace, rest: list[str], more: list
     name = options.lead_on or settings.cluster
     if name in _HERE:
         raise InputError(
-            "no cluster is named that could run the leader as a job", hint="name one, as in: --cluster slurm"
+            "no cluster was given that could run the leader as a job", hint="name one, as in: --cluster slurm"
         )
     from toilfn.clusters import make_cluster
 
@@ -126,8 +129,8 @@ def _ordered(prog: str, options: argparse.Namespace, rest: list[str], more: list
     return settings, make_order(words, os.getcwd(), cluster, _shape(Shape(), options), settings.batch_logs or "")
 
 
-def _again(prog: str, options: argparse.Namespace, rest: list[str], more: list[str]) -> tuple[Settings, LeaderJob]:
-    """Return the settings of the store of an earlier order, and that order."""
+def _repeated(prog: str, options: argparse.Namespace, rest: list[str], more: list[str]) -> tuple[Settings, LeaderJob]:
+    """Return the settings for the store that ``--resume`` names, and the job of its last leader, to submit it again."""
     parsed = make_parser(prog).parse_args(rest)
     if parsed.script or parsed.module or more:
         raise InputError("--resume submits the store's last leader again and takes no script")
@@ -142,7 +145,7 @@ def _again(prog: str, options: argparse.Namespace, rest: list[str], more: list[s
 
 
 def _command(words: Sequence[str]) -> str:
-    """Return the command of toilfn that runs a script or document, by the ending of its name."""
+    """Return the command of toilfn that runs a script or document, by the extension of its name."""
     endings = (os.path.splitext(word.partition("#")[0])[1] for word in words)
     return next((_LANGUAGES[ending] for ending in endings if ending in _LANGUAGES), "run")
 

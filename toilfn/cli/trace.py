@@ -38,11 +38,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_store(parser)
     add_store_options(parser)
-    parser.add_argument("--endpoint", metavar="URL", type=_url, help="send spans there, by OTLP over HTTP")
-    parser.add_argument("--output", metavar="FILE", type=output_file, help="write spans as lines of OTLP's JSON")
+    parser.add_argument("--endpoint", metavar="URL", type=_url, help="send spans to this URL, by OTLP over HTTP")
+    parser.add_argument("--output", metavar="FILE", type=output_file, help="write spans to a file, as lines of JSON")
     parser.add_argument(
         "--openlineage", metavar="FILE|URL", type=_file_or_url,
-        help="write or send OpenLineage events: the files that tasks read and wrote",
+        help="write OpenLineage events to a file, or send them to a URL: they name the files that tasks read and wrote",
     )  # fmt: skip
     parser.add_argument("--run", metavar="NUMBER", type=int, help="only the run with this number (default: all)")
 
@@ -53,7 +53,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If nothing says where to; if the store has no such run.
+        If no destination is given, or the store has no run with the number.
     """
     store = open_named(options)
     by_variable = any(map(os.environ.get, _ENDPOINTS)) and not (options.output or options.openlineage)
@@ -131,13 +131,13 @@ def _export_lineage(store: Store, to: Path | str, number: int | None) -> None:
 
 
 def _url(text: str) -> str:
-    """Read the URL of a server; a credential in it would be seen by all who list processes."""
+    """Parse the URL of a server, and refuse credentials in it, which every user who lists processes could read."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise argparse.ArgumentTypeError(f"{text!r} is not the URL of a server: http://HOST:PORT or https://HOST")
     if "@" in parts.netloc:
-        raise argparse.ArgumentTypeError("no user name or password in the URL: OTEL_EXPORTER_OTLP_HEADERS and "
-                                         "OPENLINEAGE_API_KEY are for credentials")  # fmt: skip
+        raise argparse.ArgumentTypeError("the URL must not contain a user name or password; use the environment "
+                                         "variables OTEL_EXPORTER_OTLP_HEADERS and OPENLINEAGE_API_KEY")  # fmt: skip
     return text
 
 

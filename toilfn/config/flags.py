@@ -1,4 +1,4 @@
-"""Flags for the settings of cluster classes, such as ``--slurm-partition``, made from their typed dictionaries."""
+"""Flags for the settings of cluster classes, such as ``--slurm-partition``, generated from their typed dictionaries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from toilfn.errors import InputError
 __all__ = ["add_all_flags", "add_cluster_flags", "add_for_completion", "add_when_mentioned", "flag_of"]
 
 _SHORT = {("local", "cores"): "--cores", ("local", "memory"): "--memory", ("local", "disk"): "--disk"}
-"""Flags without the name of the cluster."""
+"""The flags that do not contain the name of their cluster."""
 
 _NAMES = ("Kubernetes", "Python")
-"""Names whose capital a help text keeps at its start."""
+"""First words of help texts that keep their capital letter, since they are names."""
 
 
 _ADD = "add_cluster_flags"
@@ -27,13 +27,16 @@ _ADD = "add_cluster_flags"
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of a setting, such as ``retries`` or, of a cluster, ``slurm.partition``."""
+    """Return the flag of a setting: ``--retries`` for ``retries``, or ``--slurm-queue`` for ``slurm.queue``."""
     section, _, own = name.partition(".")
     return _SHORT.get((section, own), f"--{name.replace('.', '-').replace('_', '-')}")
 
 
 def add_when_mentioned(parser: argparse.ArgumentParser, dest: str) -> None:
-    """Add a cluster's flags when a command line has one of them, or requests help: reading all of them takes time."""
+    """Let a parser add the flags of a cluster only if a command line has one of them, or requests help.
+
+    Generating the flags of all clusters would import all their modules.
+    """
     parse = parser.parse_known_args
     added: set[str] = set()
 
@@ -53,7 +56,7 @@ def add_when_mentioned(parser: argparse.ArgumentParser, dest: str) -> None:
 
 
 def add_for_completion(parser: argparse.ArgumentParser, word: str) -> None:
-    """Add the flags of the clusters that the beginning of a flag, of at least one letter, may be for."""
+    """Add the flags of each cluster that has flags beginning with `word`, if that has at least one letter after --."""
     add = getattr(parser, _ADD, None)
     start = re.match(r"--(?:no-)?(.+)", word)
     if add is not None and start:
@@ -83,7 +86,7 @@ def add_cluster_flags(parser: argparse.ArgumentParser, section: str, dest: str) 
     helps = dict(_helps(typed(section)))
     for name, kind in settings_of(section).items():
         flag = flag_of(f"{section}.{name}")
-        if flag in parser._option_string_actions:  # a runner of a language has one of its own by this name
+        if flag in parser._option_string_actions:  # the CWL or WDL runner has its own option of this name
             continue
         help = helps.get(name, "").replace("%", "%%") or None
         collect = _Collect if kind is not bool else _CollectTruth
@@ -155,7 +158,7 @@ class _Collect(argparse.Action):
         setattr(namespace, self.dest, sections)
 
     def read(self, text: Any, flag: str) -> Any:
-        """Return a flag's value as the cluster takes it; a list or mapping grows with each flag."""
+        """Convert a flag's value to the type of the setting; each value of a list or mapping is added to the others."""
         kinds = _kinds(self.kind)
         if Mapping in kinds and ("=" in text or str not in kinds):
             if text.startswith("{"):
@@ -176,10 +179,10 @@ class _Collect(argparse.Action):
 
 
 class _CollectTruth(_Collect):
-    """The same for a flag without a value; ``--no-...`` says no."""
+    """Collects the values of flags without an argument: true, or false for ``--no-...``."""
 
     def read(self, text: Any, flag: str) -> bool:
-        """Return whether the flag says yes."""
+        """Return False for a flag that begins with ``--no-``, else True."""
         return not flag.startswith("--no-")
 
 

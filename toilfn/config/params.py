@@ -44,7 +44,7 @@ def params(kind: type[T]) -> T:
     Raises
     ------
     InputError
-        If a parameter is unknown, missing, or has a value of another type; names it.
+        If a parameter is unknown, missing, or has a value of another type. The message names the parameter.
 
     Examples
     --------
@@ -75,17 +75,17 @@ def params(kind: type[T]) -> T:
 
 
 def chosen() -> dict[str, Any]:
-    """Return the parameters that this process's script has requested, as plain values."""
+    """Return the values of the parameters that the script of this process has requested, as plain values."""
     return dict(_chosen)
 
 
 def given(files: list[str], words: list[str]) -> dict[str, Any]:
-    """Return what files and ``NAME=VALUE`` say; later ones win.
+    """Return the parameters from files and from words of the form ``NAME=VALUE``; later values take precedence.
 
     Raises
     ------
     InputError
-        If a file cannot be read, or a word is not of that form.
+        If a file cannot be read, or a word does not have that form.
     """
     values: dict[str, Any] = {}
     for path in files:
@@ -104,16 +104,16 @@ def _in_file(path: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        raise InputError(f"file of parameters not found: {path}") from None
+        raise InputError(f"parameter file not found: {path}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"file of parameters {path} cannot be read: {error}") from None
+        raise InputError(f"parameter file {path} cannot be read: {error}") from None
     if not isinstance(content or {}, Mapping):
-        raise InputError(f"file of parameters {path} does not contain names with values")
+        raise InputError(f"parameter file {path} does not contain a mapping of names to values")
     return {str(name).replace("-", "_"): _dated(value) for name, value in (content or {}).items()}
 
 
 def _dated(value: Any) -> Any:
-    """Return a value that JSON can hold: YAML reads dates."""
+    """Convert dates in a value, which YAML may contain, to text, since JSON has no dates."""
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
@@ -136,11 +136,11 @@ def _read(name: str, value: Any, kind: Any) -> Any:
 
 
 class _WrongError(ValueError):
-    """Says by itself what is wrong with a value."""
+    """An error whose message explains by itself why a value is wrong."""
 
 
 def _as(value: Any, kind: Any) -> Any:
-    """Return a value as a type has it; text may stand for any type, as on a command line."""
+    """Convert a value to a type; a text is parsed for any type, as on a command line."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
@@ -190,7 +190,7 @@ def _as_choice(value: Any, choices: Mapping[str, Any]) -> Any:
 
 
 def _as_list(value: Any, kind: Any) -> Any:
-    """Return a list or tuple; text is JSON, or items with commas between them."""
+    """Convert a value to a list or tuple; a text is parsed as JSON, or split at commas."""
     if isinstance(value, str):
         value = json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
     if not isinstance(value, (list, tuple)):
@@ -209,7 +209,7 @@ def _named(kind: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value for the record of a run."""
+    """Convert a value to plain JSON types, for the record of a run."""
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, (list, tuple)):
@@ -220,9 +220,9 @@ def _plain(value: Any) -> Any:
 
 
 def describe(script: Path) -> list[tuple[str, str, str]]:
-    """Read from a script, without running it, the names of its parameters, their types with defaults, and their help.
+    """Return the name, the type with the default, and the help of each parameter of a script, without running it.
 
-    The dataclass is in the script itself, or in a module beside it that the script imports it from.
+    The dataclass must be in the script itself, or in a module beside it from which the script imports it.
     """
     tree = _parsed(script)
     wanted = {
@@ -252,7 +252,7 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _described(name: str, tree: ast.Module, folder: Path, depth: int) -> list[tuple[str, str, str]]:
-    """Describe the class of a name that a module has, wherever it comes from, with its bases' fields first."""
+    """Describe the fields of the class that a module calls `name`, which may be imported; those of bases come first."""
     if depth > _MOST_STEPS:
         return []
     for node in ast.walk(tree):
@@ -264,7 +264,7 @@ def _described(name: str, tree: ast.Module, folder: Path, depth: int) -> list[tu
 
 
 def _source(name: str, tree: ast.Module, folder: Path) -> tuple[str, Path] | None:
-    """Return what an imported name is called in its module, and that module's file, if it is below the folder."""
+    """Return the original name of an imported name, and the file of its module; None if the file is not in `folder`."""
     first, _, rest = name.partition(".")
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and not rest and not node.level:
@@ -285,7 +285,7 @@ def _module(folder: Path, name: str) -> Path | None:
 
 
 _MOST_STEPS = 10
-"""How many imports and base classes are followed, one after the other."""
+"""Maximum length of a chain of imports and base classes to follow."""
 
 
 def _entries(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Read settings from dask's configuration and files of the same form, and parse what people write as values."""
+"""Read settings from dask's configuration and from files of the same form, and parse the values of settings."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from toilfn.text import checked_variables
 
 
 def configured() -> dict[str, Any]:
-    """Return what ``dask.config`` has under ``toilfn``; mappings among it are sections of other parts."""
-    # Importing dask takes a fifth of a second: too long for a small run when it has nothing to say.
+    """Return the settings in the section ``toilfn`` of ``dask.config``."""
+    # Importing dask takes a fifth of a second, which a small run can save if the configuration has nothing for toilfn.
     if "dask" not in sys.modules and not _mentioned():
         return {}
     import dask.config
 
-    # The other clusters' classes read their sections themselves.
+    # The classes of the other clusters read their own sections of dask's configuration.
     return _settings_among(dask.config.get("toilfn", None) or {}, ("local", "dask"))
 
 
 _MAPPINGS = ("set_env", "store_options")
-"""Settings that are mappings themselves, where other mappings are sections of other parts."""
+"""Settings whose values are mappings. Any other mapping in a configuration file is a section, not a setting."""
 
 
 def in_file(path: str) -> dict[str, Any]:
-    """Read a file of the form that dask's configuration has."""
+    """Read the settings from a file that has the form of dask's configuration files."""
     return _settings_among(_content(path))
 
 
@@ -56,19 +56,19 @@ def profiled(name: str, config: str | None) -> dict[str, Any]:
 
 
 def in_environment() -> dict[str, Any]:
-    """Return the settings that environment variables have."""
+    """Return the settings from environment variables, such as ``DASK_TOILFN__MAX_JOBS``."""
     from dask.config import collect_env
 
     return _settings_among(collect_env().get("toilfn") or {})
 
 
 def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Join sections; settings of the second win."""
+    """Merge two mappings of sections to settings; the second takes precedence."""
     return {name: {**first.get(name, {}), **second.get(name, {})} for name in {**first, **second}}
 
 
 def origins(profile: str | None, config: str | None) -> list[tuple[str, dict[str, Any]]]:
-    """Return the sources of settings with what each says, from the weakest to the strongest; flags come after them."""
+    """Return each source of settings with its settings, in increasing order of precedence; flags override them all."""
     from dask.config import collect_env, collect_yaml
 
     found = []
@@ -105,7 +105,10 @@ def _content(path: str) -> Mapping[str, Any]:
 
 
 def _settings_among(entries: Mapping[str, Any], sections: Collection[str] = SECTIONS) -> dict[str, Any]:
-    """Return the settings, with the sections of clusters as one of them; leave out the sections of other parts."""
+    """Return the settings among the entries of a configuration.
+
+    The sections of clusters become the setting ``cluster_settings``; other sections are left out.
+    """
     found = {name.replace("-", "_"): value for name, value in entries.items()}
     own = {name: value for name, value in found.items() if name in _MAPPINGS or not isinstance(value, Mapping)}
     clusters = {name: value for name, value in found.items() if name in sections and isinstance(value, Mapping)}
@@ -113,14 +116,14 @@ def _settings_among(entries: Mapping[str, Any], sections: Collection[str] = SECT
 
 
 def _mentioned() -> bool:
-    """Return whether any source that dask reads when it is imported may have something for toilfn."""
+    """Return whether a source that dask reads when it is imported, a file or a variable, mentions toilfn."""
     if "DASK_INTERNAL_INHERIT_CONFIG" in os.environ or any(name.startswith("DASK_TOILFN") for name in os.environ):
         return True
     return any(b"toilfn" in file.read_bytes() for place in _config_places() for file in _yaml_files(place))
 
 
 def _config_places() -> list[Path]:
-    """The places that dask reads configuration from."""
+    """Return the files and directories from which dask reads its configuration."""
     places = [Path(os.environ.get("DASK_ROOT_CONFIG", "/etc/dask"))]
     places += [Path(prefix, "etc", "dask") for prefix in (sys.prefix, *site.PREFIXES)]
     places.append(Path.home() / ".config" / "dask")
@@ -136,7 +139,7 @@ def _yaml_files(place: Path) -> list[Path]:
 
 
 def boolean(value: object) -> bool:
-    """Read a yes or a no."""
+    """Parse a boolean: true, yes, on or 1, or false, no, off or 0."""
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower()
@@ -148,7 +151,7 @@ def boolean(value: object) -> bool:
 
 
 def one_of(*choices: str) -> Callable[[object], str]:
-    """Build a parser that takes one of some words, in any case, and gives it as it is spelled here."""
+    """Build a parser that accepts one of `choices`, in upper or lower case, and returns it as spelled in `choices`."""
 
     def parse(value: object) -> str:
         for choice in choices:
@@ -160,7 +163,7 @@ def one_of(*choices: str) -> Callable[[object], str]:
 
 
 def link_kind(value: object) -> str:
-    """Read the way in which files are imported: a kind of link, or yes for a symbolic one and no for a copy."""
+    """Parse the way in which files are imported: a kind of link, copy, true for a symbolic link, or false for a copy."""
     try:
         return "symlink" if boolean(value) else "copy"
     except ValueError:
@@ -168,7 +171,7 @@ def link_kind(value: object) -> str:
 
 
 def place(value: Any) -> str:
-    """Read a path or a URL."""
+    """Parse a path or a URL."""
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(path, str):
         raise ValueError("write a path or a URL as a text, or pass a pathlib.Path")
@@ -178,14 +181,14 @@ def place(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """Read a name; files and the environment turn one such as 2026 into a number."""
+    """Parse a text. A number is accepted, too, since configuration files turn a name such as 2026 into a number."""
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-        raise ValueError("write a text of at least one character, in quotes where it looks like something else")
+        raise ValueError("write a text that is not empty; in a file, quote it if it looks like a boolean or a date")
     return str(value)
 
 
 def whole(least: int) -> Callable[[Any], int]:
-    """Build a parser of whole numbers that are not below `least`."""
+    """Build a parser of integers that are at least `least`."""
 
     def parse(value: Any) -> int:
         try:
@@ -193,14 +196,14 @@ def whole(least: int) -> Callable[[Any], int]:
         except ValueError:
             number = -1
         if number < least:
-            raise ValueError(f"write a whole number, not below {least}")
+            raise ValueError(f"write a whole number that is at least {least}")
         return number
 
     return parse
 
 
 def cores(value: Any) -> float:
-    """Read a number above 0."""
+    """Parse a number of cores, which must be above 0 and may be a fraction."""
     try:
         number = float(str(value))
     except ValueError:
@@ -214,7 +217,7 @@ count, positive_count = whole(0), whole(1)
 
 
 def port(value: Any) -> int:
-    """Read the number of a port; 0 is any that is free."""
+    """Parse the number of a port; 0 means any free port."""
     number = count(value)
     if number > 65535:
         raise ValueError("write the number of a port, from 0 to 65535")
@@ -222,7 +225,7 @@ def port(value: Any) -> int:
 
 
 def probability(value: Any) -> float:
-    """Read a number from 0 to 1."""
+    """Parse a number from 0 to 1."""
     try:
         number = float(str(value))
     except ValueError:
@@ -233,7 +236,7 @@ def probability(value: Any) -> float:
 
 
 def environment(value: Any) -> dict[str, str]:
-    """Read variables: a mapping, ``NAME=VALUE``, ``NAME`` for the value it has here, or a list of these."""
+    """Parse environment variables: a mapping, ``NAME=VALUE``, ``NAME`` for the current value, or a list of these."""
     if isinstance(value, Mapping):
         if None in value.values():
             raise ValueError("None is not a value; write a text, or leave the variable out")
@@ -249,7 +252,7 @@ def environment(value: Any) -> dict[str, str]:
 
 
 def names(value: Any) -> list[str]:
-    """Read one name, or a list of them."""
+    """Parse one name, or a list of names."""
     found = list(value) if isinstance(value, list | tuple | set) else [value]
     if not all(isinstance(name, str | os.PathLike) and os.fspath(name) for name in found):
         raise ValueError("write a name, or a list of names")
@@ -257,7 +260,7 @@ def names(value: Any) -> list[str]:
 
 
 def hook(value: Any) -> str | list[str]:
-    """Read a command, as a line for the shell or as a list of its words, or a URL."""
+    """Parse a command, which is a line for the shell or a list of words, or a URL."""
     if isinstance(value, str) and value.strip():
         return value
     if isinstance(value, list | tuple) and value and all(isinstance(word, str) for word in value):
@@ -266,14 +269,14 @@ def hook(value: Any) -> str | list[str]:
 
 
 def sections(value: Any) -> dict[str, dict[str, Any]]:
-    """Read sections: a mapping of names to mappings of settings."""
+    """Parse the sections of clusters: a mapping of their names to mappings of settings."""
     if not isinstance(value, Mapping) or not all(isinstance(own, Mapping) for own in value.values()):
         raise ValueError("write a mapping of clusters to mappings of their settings")
     return {str(name): {str(key).replace("-", "_"): item for key, item in own.items()} for name, own in value.items()}
 
 
 def named_values(value: Any) -> dict[str, Any]:
-    """Read options: a mapping, also as JSON; ``NAME=VALUE`` where the value may be JSON; or a list of these."""
+    """Parse options: a mapping, JSON of one, ``NAME=VALUE`` with a value that may be JSON, or a list of these."""
     if isinstance(value, str) and value.startswith("{"):
         return named_values(json.loads(value))
     if isinstance(value, Mapping):
