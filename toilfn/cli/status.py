@@ -107,7 +107,7 @@ def _read(store: Store, *, wait: bool) -> tuple[Holder | None, bool, Fold]:
 
 
 def _leader_job(store: Store, leader: Holder | None) -> str:
-    """Return a line about a leader's job that has not started; empty if there is no such job."""
+    """Return a line about a leader's job that has not started; empty if no such job exists."""
     order = order_of(store)
     if order is None or (leader is not None and leader.acquired > order.submitted):
         return ""

@@ -22,7 +22,7 @@ def configured() -> dict[str, Any]:
         return {}
     import dask.config
 
-    # The classes of the other clusters read their own sections of dask's configuration.
+    # The classes of the other clusters read their own sections themselves.
     return _settings_among(dask.config.get("toilfn", None) or {}, ("local", "dask"))
 
 
@@ -31,7 +31,7 @@ _MAPPINGS = ("set_env", "store_options")
 
 
 def in_file(path: str) -> dict[str, Any]:
-    """Read the settings from a file that has the form of dask's configuration files."""
+    """Read the settings from a file that has the same form as a configuration file for dask."""
     return _settings_among(_content(path))
 
 
@@ -163,7 +163,7 @@ def one_of(*choices: str) -> Callable[[object], str]:
 
 
 def link_kind(value: object) -> str:
-    """Parse the way in which files are imported: a kind of link, copy, true for a symbolic link, or false for a copy."""
+    """Parse the way in which files are imported: a kind of link, copy, true (a symbolic link) or false (a copy)."""
     try:
         return "symlink" if boolean(value) else "copy"
     except ValueError:
