@@ -13,7 +13,7 @@ from toilfn.errors import ClusterError, InputError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "local_cluster", "make_cluster"]
+__all__ = ["REGISTRY", "ClusterSelection", "cluster_class", "cluster_names", "local_cluster", "make_cluster"]
 
 REGISTRY: dict[str, tuple[str, str]] = {
     "awsbatch": ("toilfn.clusters.awsbatch.cluster:AWSBatchCluster", "pip install 'toilfn[aws]'"),
@@ -37,7 +37,7 @@ Other packages add clusters with entry points of the group ``toilfn.clusters``.
 """
 
 
-class Wanted(Protocol):
+class ClusterSelection(Protocol):
     """The settings that select and configure a cluster."""
 
     @property
@@ -57,12 +57,12 @@ class Wanted(Protocol):
         """Seconds between two queries of a batch system; None means the cluster's default."""
 
 
-def make_cluster(wanted: Wanted) -> Cluster:
+def make_cluster(wanted: ClusterSelection) -> Cluster:
     """Build the cluster that the settings select.
 
     Parameters
     ----------
-    wanted : Wanted
+    wanted : ClusterSelection
         Usually `toilfn.config.settings.Settings`.
 
     Raises
@@ -79,14 +79,14 @@ def make_cluster(wanted: Wanted) -> Cluster:
     return cluster
 
 
-def local_cluster(wanted: Wanted, **more: Any) -> Cluster:
-    """Build the local cluster from its settings."""
+def local_cluster(wanted: ClusterSelection, **more: Any) -> Cluster:
+    """Build the local cluster. Settings of the section ``local`` override `more`, which overrides `workers`."""
     from toilfn.clusters.local.cluster import LocalCluster
 
     return LocalCluster(**{"workers": wanted.workers, **more, **_section(wanted, "local")})
 
 
-def _section(wanted: Wanted, name: str) -> dict[str, Any]:
+def _section(wanted: ClusterSelection, name: str) -> dict[str, Any]:
     """Return a cluster's settings from flags and files, converted to the right types."""
     own = dict((wanted.cluster_settings or {}).get(name) or {})
     if not own:

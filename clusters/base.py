@@ -37,8 +37,8 @@ FRESH_VARIABLE = "TOILFN_FRESH_PROCESS"
 """The environment variable that tells workers to run each attempt in a new process."""
 
 OUTPUT_VARIABLE = "TOILFN_OUTPUT_FILE"
-"""The environment variable with the name of a file to which a worker writes its task's output, so that the output is
-not lost with the worker: for systems whose jobs print to a pipe."""
+"""The environment variable that names the file to which a worker writes its task's output. It is for systems whose jobs
+print to a pipe: the file still has the output after the worker was killed."""
 
 _START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.worker.main import start; start()"
 
@@ -107,7 +107,7 @@ class ClusterNotes:
 
 
 def _ignore(error: str) -> None:
-    """Ignore a report of an outage."""
+    """Ignore a report of an outage; the default of `RunContext.outage`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class RunContext:
 
 
 class Refusal(str, Enum):
-    """The prospects of a job whose submission was refused."""
+    """Why a submission was refused, and so whether the system may accept the same job later."""
 
     FINAL = "final"
     """The system will never accept such a job."""
@@ -245,6 +245,9 @@ class Cluster(ABC):
 
     A constructor only takes settings: it starts no process and sends no request; `open` does.
     A cluster can be opened again after it was closed.
+
+    A leader calls all methods from one thread, with three exceptions: any thread may call `wake` and `nodes` at any
+    time, and if `submits_beside` is true, `submit` runs in a second thread.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
@@ -257,12 +260,12 @@ class Cluster(ABC):
     has_left_jobs: bool = False
     """After `close`: whether jobs may still be running because the system did not end them."""
     submits_beside: bool = False
-    """Whether `submit` may run in a thread of its own while other threads use the cluster."""
+    """Whether `submit` may run in a second thread while the leader's thread calls `poll`, `kill` and other methods."""
     holds_worker: bool = True
     """Whether the memory requested for a batch must include the worker process, not only its tasks."""
     gather: float = 0.5
-    """Seconds for which ready tasks wait for others to be submitted with them, if the cluster has its own queue: about
-    as long as one submission takes."""
+    """For a cluster with its own queue: seconds for which a ready task waits, so that tasks that become ready in the
+    meantime are submitted together with it. About as long as one submission takes."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Create a cluster, and save the constructor's arguments."""
@@ -395,7 +398,10 @@ _LIMITS = (
 
 
 def exceeded(text: str) -> Cause | None:
-    """Return the cause for the limit that an administrator's message says was exceeded; None if it names none."""
+    """Return the cause for the limit that an administrator's message names, such as memory or walltime.
+
+    Policies of a site end jobs with a text instead of a code. The result is None if the text names no known limit.
+    """
     return next((cause for cause, words in _LIMITS if words.search(text)), None)
 
 
@@ -410,7 +416,7 @@ def exit_cause(status: int, signal: int = 0) -> Cause | None:
         The signal that ended the process, or 0.
     """
     signal = signal or max(0, status - 128)
-    if signal in (9, 15):  # sent from outside: a task does not kill its own worker like this
+    if signal in (9, 15):  # SIGKILL or SIGTERM come from the system or an administrator, hardly from the task itself
         return Cause.LOST
     if status == NOT_MINE:  # the system lost the first worker and restarted the job
         return Cause.LOST
@@ -422,7 +428,10 @@ LOG_LIMIT = 64 * 1024
 
 
 def open_output() -> int:
-    """Create the file, and return a descriptor. All writes append, whichever processes share the file."""
+    """Create a temporary file for a worker's output, and return its descriptor.
+
+    Every write appends, so that several processes can share the descriptor without overwriting each other's output.
+    """
     with tempfile.TemporaryFile() as file:
         fd = os.dup(file.fileno())
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)

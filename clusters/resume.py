@@ -16,13 +16,14 @@ from toilfn.errors import ClusterError
 __all__ = ["Recipe", "make_again", "make_from", "name_of", "recipe_of"]
 
 Recipe: TypeAlias = dict[str, Any]
-"""The constructor's arguments as plain values under ``args`` and ``settings``; or under ``unknown``, why not."""
+"""The constructor's arguments as plain values under ``args`` and ``settings``; or, if they cannot be recorded, the
+reason under ``unknown``."""
 
 _SECRET = re.compile(r"password|token|credential|secret$|(^|_)key$", re.IGNORECASE)
 """Names of settings that are never recorded; they are read from the configuration again."""
 
 _IMPORT = "toilfn:import"
-"""The key of the import name of a function or class."""
+"""The key under which a recipe has the import name of a function or class instead of the object."""
 
 
 def name_of(cluster: object) -> str:

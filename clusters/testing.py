@@ -10,7 +10,8 @@ Subclass `ClusterContract` in a test module of your package, and define the fixt
             return MyCluster
 
 ``make_cluster(worker_command=..., **settings)`` builds a cluster without opening it. Its jobs run
-``worker_command STORE BATCH`` instead of the worker of toilfn; the command of the tests acts on the batch's name.
+``worker_command STORE BATCH`` instead of toilfn's worker. The tests pass a command whose behaviour depends on the name
+of the batch: it fails, sleeps or waits.
 The tests require pytest, a POSIX shell, and a temporary folder that jobs can access.
 """
 

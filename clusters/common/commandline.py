@@ -1,8 +1,8 @@
 """The base class of clusters that are controlled by commands, such as ``sbatch`` and ``squeue``.
 
-A subclass defines a system's directives and commands, and parses the output of the commands. This class has all loops,
-retries, limits, files and decisions. A new system implements the abstract methods of `CommandCluster`, and is tested
-with `toilfn.clusters.testing`.
+A subclass defines a system's directives and commands, and parses the output of the commands. `CommandCluster` does
+everything else: it groups batches, writes scripts, retries, limits requests and decides how a job ended. To add a
+system, implement its abstract methods, and test the subclass with `toilfn.clusters.testing`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class CommandCluster(PolledCluster[_Live]):
     name: ClassVar[str]
     """The system's name in the configuration."""
     prefix: ClassVar[str]
-    """The beginning of a directive line."""
+    """The text with which the system's directives begin in a script, such as ``#SBATCH``."""
     away: ClassVar[str]
     """A regular expression for the messages of commands while the controller is temporarily unavailable."""
     absent: ClassVar[str] = ""
@@ -86,7 +86,8 @@ class CommandCluster(PolledCluster[_Live]):
     """A regular expression for environment variables that are not passed to commands: they would change a command's
     behaviour or output, or they belong to a job in which the leader itself runs."""
     options: ClassVar[str] = ""
-    """A regular expression for those of them with which users set options of their jobs."""
+    """A regular expression for those of the `cleared` variables with which users set options of their jobs. If one is
+    set, a warning says that it is ignored."""
     answer: ClassVar[str]
     """A regular expression for the output of the submit command; its group is the submission's id."""
     final: ClassVar[str] = (
@@ -100,7 +101,8 @@ class CommandCluster(PolledCluster[_Live]):
     full: ClassVar[str] = (
         r"limit|exceed|too many|maximum|MaxJobCount|QOSMax|QOSGrp|Assoc(?:Max|Grp)|only \d+ (?:jobs|tasks)|quota"
     )
-    """A regular expression for the messages with which it accepts no more jobs at present."""
+    """A regular expression for the messages that the system accepts no more jobs at present. It is tried only if
+    `final` does not match, since both can match words such as "exceed"."""
     marks: ClassVar[tuple[str, str]] = (".", "")
     """The text before and after the number in the id of an array element."""
     kill_command: tuple[str, ...]
@@ -121,7 +123,7 @@ class CommandCluster(PolledCluster[_Live]):
     kill_limit: ClassVar[int] = 500
     """Maximum number of jobs to end by one command."""
     numbers_all: ClassVar[bool] = False
-    """Whether the job of a submission that is not an array has a number, too."""
+    """Whether the id of a job contains a number even if its submission is not an array."""
     room: ClassVar[float] = 10.0
     """Seconds added to the walltime of the tasks, for starting Python and writing outcomes."""
     files: ClassVar[tuple[str, ...]] = (".sh",)
@@ -164,7 +166,7 @@ class CommandCluster(PolledCluster[_Live]):
         return self.submitted(output) or self.identified(submission.name, output)
 
     def submitted(self, output: str) -> str:
-        """Return the submission's id from the output of the submit command; empty if that is not certain."""
+        """Return the submission's id from the output of the submit command; empty if it has none, or several."""
         matches = re.finditer(self.answer, output, re.MULTILINE)
         ids = {next(filter(None, match.groups()), "") for match in matches}
         return ids.pop() if len(ids) == 1 else ""
@@ -255,7 +257,11 @@ class CommandCluster(PolledCluster[_Live]):
         return [jobs[batch.name] for batch in batches]
 
     def _parts(self, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
-        """Group batches by shape; batches that may already have been submitted together stay together."""
+        """Group batches by shape, each group small enough for one submission.
+
+        Batches of a doubtful submission (`PolledCluster._doubtful`) form a group of their own, so that `_submit` can
+        find that submission by its name. If only some of them are to be submitted now, the doubtful one is ended.
+        """
         waiting = {batch.name: batch for batch in batches}
         for names in list(self._doubtful):
             if waiting.keys() >= set(names):
@@ -270,7 +276,7 @@ class CommandCluster(PolledCluster[_Live]):
             yield from portions(group, most)
 
     def _end_doubtful(self, names: tuple[str, ...]) -> None:
-        """End a submission that may have succeeded, because its batches are now part of other submissions."""
+        """End a doubtful submission, because its batches are now part of other submissions."""
         if base := self.retry_until_answered(lambda: self._listed(self._doubtful[names])):
             self._end_duplicates([base])
         del self._doubtful[names]
@@ -312,7 +318,10 @@ class CommandCluster(PolledCluster[_Live]):
             self._end_duplicates(names)
 
     def _end_duplicates(self, submissions: Sequence[str]) -> None:
-        """End submissions whose batches are also part of others. A refusal is logged: they may have ended just now."""
+        """End submissions whose batches are also part of others.
+
+        If the system refuses, that is only logged: the jobs may have ended just before.
+        """
         try:
             self.remove(submissions)
         except UnavailableError:
@@ -345,6 +354,7 @@ class CommandCluster(PolledCluster[_Live]):
                 )
                 left.add(job)
                 to_end.update(dict.fromkeys(duplicates))
+            # The queue still lists the job itself, so it is not lost: let it run. Only its duplicates are ended.
             if job in listed and not self._live[job].is_killed:
                 self._live[job].missing_since = None
                 to_end.pop(job)
@@ -353,7 +363,7 @@ class CommandCluster(PolledCluster[_Live]):
         return left
 
     def end(self, jobs: Sequence[JobId]) -> None:
-        """End jobs; an array without other live elements is ended as a whole. See `PolledCluster.end`."""
+        """End jobs; if all live elements of an array are to end, end it by its id. See `PolledCluster.end`."""
         kept = set(map(self._base, self._live.keys() - set(jobs)))
         targets = dict.fromkeys(job if self._base(job) in kept else self._base(job) for job in jobs)
         for portion in portions(list(targets), self.kill_limit):
@@ -419,7 +429,7 @@ class CommandCluster(PolledCluster[_Live]):
         )
 
     def job_script(self) -> str:
-        """Return the script for one ordinary task, which also checks the settings."""
+        """Return the script for a batch with default requirements; raises `InputError` for a wrong setting."""
         batch = Batch("BATCH", "example", Resources())
         return self.script(Submission("toilfn-example", (batch,), batch.resources, "LOG"))
 
@@ -434,7 +444,7 @@ class CommandCluster(PolledCluster[_Live]):
         return [templates[key].format(value) for key, value in given.items()]
 
     def walltime(self, resources: Resources) -> float | None:
-        """Return a job's time limit in seconds: longer than that of its tasks, so that they can use all of theirs."""
+        """Return a job's time limit in seconds: that of its tasks plus `room`, so that they can use all of theirs."""
         if resources.walltime is not None:
             return resources.walltime + self.room
         default = self.settings.get("walltime")
@@ -447,6 +457,10 @@ class CommandCluster(PolledCluster[_Live]):
         return bool(self.settings.get("keep_output", asked))
 
     def _place(self, context: RunContext) -> Path:
+        """Return the folder for scripts and output: a setting, or ``jobs`` in the store, or one in the home directory.
+
+        A store with a URL has no folder that nodes could read, and the home directory is usually shared.
+        """
         given = self.settings.get("log_directory") or context.log_directory
         local = context.store.removeprefix("file://")
         if given:
@@ -497,7 +511,11 @@ class CommandCluster(PolledCluster[_Live]):
         return {batch.name: job for batch, job in zip(batches, jobs, strict=True)}
 
     def _send(self, submission: Submission, script: Path, text: str, key: tuple[str, ...]) -> str:
-        """Submit a script, repeatedly while the controller is unavailable, but never twice as far as one can know."""
+        """Submit a script, and retry while the controller is unavailable; return the submission's id.
+
+        Before each retry, the submission is looked up by its name, since the command may have failed after it had
+        submitted the jobs. If that remains uncertain, the name is added to `_doubtful`.
+        """
         tries = itertools.count()
 
         def send() -> str:
@@ -551,7 +569,10 @@ class CommandCluster(PolledCluster[_Live]):
         return known
 
     def _excused(self, live: _Live, found: Found) -> Found:
-        """Classify a job that was lost with its node: if its tasks are preemptible, it was preempted."""
+        """Change the cause of a job that was lost with its node to preemption if its tasks are preemptible.
+
+        Preemptions have a retry limit of their own, so such a task loses none of its other retries.
+        """
         if found.cause is not Cause.LOST or not self.lost_nodes or not re.search(self.lost_nodes, found.detail):
             return found
         return found._replace(cause=Cause.PREEMPTED) if is_preemptible(self._script(live.name)) else found

@@ -56,11 +56,11 @@ class CredentialsError(UnavailableError):
 
 
 SET_CLOCK = "set this machine's clock and try again"
-"""The hint for a request that a service takes for one of another time."""
+"""The hint for a request that a service refuses because this machine's clock is wrong."""
 
 
 def clock_hint(error: Exception) -> str | None:
-    """Return `SET_CLOCK` for a connection that failed because this machine's clock is wrong, else None."""
+    """Return `SET_CLOCK` if a certificate was rejected for its dates: then this machine's clock is wrong. Else None."""
     is_other_time = re.search("certificate (is not yet valid|has expired)", str(error))
     return SET_CLOCK if is_other_time else None
 
@@ -85,7 +85,7 @@ class Commands:
         Seconds after which a command is killed and counts as unanswered.
     cleared : str
         A regular expression for environment variables that are not passed to commands: they would change a command's
-        behaviour, or they belong to a job in which the leader itself runs.
+        behaviour, or they belong to a job in which the leader itself runs. Empty: all variables are passed.
     """
 
     def __init__(self, away: str, absent: str = "", timeout: float = 120.0, cleared: str = "") -> None:
@@ -215,7 +215,7 @@ class Commands:
             ) from None
         except subprocess.TimeoutExpired:
             raise UnavailableError(f"{command[0]} did not respond within {self._timeout:g} s") from None
-        except OSError as error:  # out of processes, or the command's file system is unavailable
+        except OSError as error:  # for example, no more processes can be started, or the command's file system hangs
             raise UnavailableError(f"{command[0]} could not be started: {error}") from None
         self._known.add(command[0])
         return subprocess.CompletedProcess(command, done.returncode, _text(done.stdout), _text(done.stderr))
@@ -242,13 +242,13 @@ def _end(status: int) -> str:
 
 
 def _message(done: subprocess.CompletedProcess[str]) -> str:
-    """Return what a command printed, without its name before each line."""
+    """Return the end of a command's output, without the command's name before each line; errors take precedence."""
     text = (done.stderr.strip() or done.stdout.strip())[-_MOST_WORDS:]
     return "\n".join(line.removeprefix(f"{done.args[0]}: ") for line in text.splitlines())
 
 
 def pauses(patience: float, first: float = 0.5, longest: float = 30.0) -> Iterator[float]:
-    """Yield the seconds to wait before each further attempt, growing, until they add up to `patience`."""
+    """Yield the seconds to wait between attempts: twice as many each time, up to `longest`, `patience` in total."""
     total, pause = 0.0, first
     while total < patience:
         yield pause
@@ -264,8 +264,14 @@ def retried(ask: Callable[[], T], patience: float, tolerate: Callable[[Unavailab
     ask : callable
         Sends the request; it raises `UnavailableError` if there is no answer.
     patience : float
+        Seconds to wait in total between the attempts.
     tolerate : callable
-        Called with each such error but the last; it may raise to give up early.
+        Called with each `UnavailableError` but the last; it may raise an exception to give up early.
+
+    Raises
+    ------
+    UnavailableError
+        If the last attempt has no answer either.
     """
     for pause in pauses(patience):
         try:
@@ -286,7 +292,7 @@ _DECODER = json.JSONDecoder(strict=False)
 _BEGINNING = re.compile(r"^[ \t]*([\[{])", re.MULTILINE)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _PLACES = 20
-"""Maximum number of lines at which to try to parse JSON."""
+"""Maximum number of lines at which to try to parse JSON, so that a long output of other text costs little time."""
 
 
 def json_values(text: str) -> Iterator[Any]:

@@ -67,7 +67,7 @@ class JsonService:
     headers : callable, optional
         Returns headers to send with each request, such as credentials. They never appear in messages.
     hint : str, optional
-        The hint for rejected credentials. Without it, credentials are not expected to expire.
+        The hint for rejected credentials, for a service whose credentials can expire. Without it, a rejection is final.
     timeout : float, optional
         Seconds after which a request counts as unanswered.
 

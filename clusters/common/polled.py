@@ -1,7 +1,7 @@
-"""The base class of clusters that must be polled: when to poll, which jobs to end, and how to interpret answers.
+"""The base class of clusters that must be polled.
 
-A subclass queries jobs (`PolledCluster.look`) and ends them (`PolledCluster.end`). This class handles time limits,
-outages, jobs that the system no longer knows, and updates.
+A subclass queries jobs (`PolledCluster.look`) and ends them (`PolledCluster.end`). `PolledCluster` decides when to
+query and which jobs to end, and handles time limits, outages, jobs that the system no longer knows, and updates.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _KILL_AGAIN = 30.0
 """Seconds after which a killed job that still exists is killed again: the system may have refused the first time."""
 
 COMMAND = "\nThe command was: "
-"""The text between the system's message and the refused request in the error of a submission."""
+"""The text in the error of a submission that separates the system's message from the refused request."""
 
 START_PATIENCE = 30.0
-"""Seconds to wait for a network service at the start, before its address counts as wrong."""
+"""Seconds to wait for a network service at the start of a run, before its address counts as wrong."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -63,15 +63,19 @@ class LiveJob:
     state: JobState | None = None
     """The last known state; None before the first answer."""
     missing_since: float | None = None
+    """When the job was first missing from an answer (monotonic time), if it has been missing since."""
     is_killed: bool = False
+    """Whether the job was asked to end, by the leader or because it exceeded its walltime."""
     walltime: float | None = None
     """Seconds the job may run, if the system does not enforce the limit itself."""
     deadline: float | None = None
+    """When `walltime` is over (monotonic time); set when the job is first seen running."""
     is_late: bool = False
+    """Whether the job was killed because it exceeded its walltime."""
     killed_at: float | None = None
-    """When the job was last killed, if it was."""
+    """When the system was last asked to end the job (monotonic time), if it was."""
     said: str = ""
-    """The last detail reported while the job was queued."""
+    """The last detail reported while the job was queued; a repeated one is not an update."""
     is_ending: bool = False
 
 
@@ -104,17 +108,22 @@ class PolledCluster(Cluster, Generic[L]):
         self.lock = threading.RLock()
         """Guards `_live`, `_to_kill` and `_sent_again`, since `submit` runs in another thread than `poll` and `kill`.
 
-        `poll` and `kill` hold it during their requests, so a submission that has succeeded waits for these before its
-        jobs are added. It is reentrant, because hooks that they call, such as `ended`, take it as well.
+        `poll` and `kill` hold it during their requests, so a submission that has succeeded waits until these are
+        finished before it adds its jobs. The lock is reentrant, because hooks that `poll` and `kill` call, such as
+        `ended`, take it as well.
         """
         self._live: dict[JobId, L] = {}
         self._to_kill: set[JobId] = set()
         self._doubtful: dict[tuple[str, ...], str] = {}
-        """Names of submissions that may have succeeded although they failed, by the names of their batches."""
+        """Doubtful submissions: they failed, but may have succeeded. The names of their batches, and their own name.
+
+        Only `submit` uses this, and `close`, which the leader calls after the thread of `submit` has ended. So the lock
+        does not guard it.
+        """
         self._sent_again: dict[str, tuple[str, float]] = {}
         """For each submission that was sent more than once: the id to keep, and until when duplicates may appear."""
         self._not_ended = ""
-        """Why jobs could not be ended at the last attempt."""
+        """The error of the last attempt to end jobs, for the warning of `close`."""
         self._woken = threading.Event()
         self._next_look = 0.0
         self._away_since: float | None = None
@@ -153,7 +162,7 @@ class PolledCluster(Cluster, Generic[L]):
         return []
 
     def ended(self, job: JobId, live: L, found: Found) -> Found:
-        """Add details about a job that has just ended, and clean up after it."""
+        """Add details about a job that has just ended, clean up after it, and return the result."""
         return found
 
     # The interface of clusters.
@@ -186,7 +195,7 @@ class PolledCluster(Cluster, Generic[L]):
     def _look_at_all(self) -> list[Update]:
         """Kill the jobs that are due, then query the system for all jobs."""
         try:
-            # Kill first: a job that has to end is then not reported as running by the look that follows.
+            # Kill before the query, so that its answer does not report a job as running that is about to be killed.
             self._end_late()
             self._kill_again()
             self._kill()
@@ -245,9 +254,10 @@ class PolledCluster(Cluster, Generic[L]):
     # Implementation.
 
     def retry_until_answered(self, ask: Callable[[], T], at_most: float = math.inf) -> T:
-        """Repeat a request until the system answers, for at most `patience` and `at_most` seconds.
+        """Repeat a request until the system answers, for at most `patience` seconds, or `at_most` if that is less.
 
-        `at_most` is used at the start: rejected credentials are then wrong, so waiting for new ones would not help.
+        Pass `at_most` at the start of a run. Then rejected credentials are wrong rather than expired, so the error is
+        raised at once instead of waiting for new ones.
         """
         limit, said = min(self.patience, at_most), ""
 
@@ -288,23 +298,23 @@ class PolledCluster(Cluster, Generic[L]):
         return jobs
 
     def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
-        """Classify a refused submission: here, any answer of the service other than a temporary failure is final."""
+        """Classify a refused submission. This default treats everything but a temporary failure as final."""
         return Refusal.AWAY if isinstance(error, UnavailableError) else Refusal.FINAL
 
     def submit_once(
         self, batches: tuple[str, ...], name: str, send: Callable[[str], str], arrived: Callable[[str], str]
     ) -> str:
-        """Submit batches under a name, repeatedly while the system is unavailable but never twice; return the id.
+        """Submit batches under a name, and retry while the system is unavailable; return the id of the submission.
 
-        A submission that may have succeeded although it failed keeps its name, and is searched for by that name before
-        its batches are submitted again. A duplicate that appears after that is ended.
+        A submission that failed may have succeeded nevertheless. So it keeps its name, and before its batches are
+        submitted again, it is searched for by that name. A duplicate that appears later is ended.
 
         Parameters
         ----------
         batches : tuple of str
             The names of the batches.
         name : str
-            The name of the submission, unless there was an earlier one of these batches.
+            The name of the submission, unless an earlier submission of these batches failed: then its name is used.
         send : callable
             Submits under a name; returns the id.
         arrived : callable
@@ -341,14 +351,14 @@ class PolledCluster(Cluster, Generic[L]):
                 self.end(duplicates)
 
     def send_or_find(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
-        """Send a request, repeatedly while the system is unavailable but never twice.
+        """Send a request, and retry while the system is unavailable, unless an earlier attempt has succeeded.
 
         Parameters
         ----------
         send : callable
             Sends the request; returns the id.
         arrived : callable
-            Returns the id if an earlier request succeeded and only its answer was lost, else an empty text.
+            Returns the id if an earlier attempt succeeded and only its answer was lost, else an empty text.
         """
         tries = itertools.count()
         return self.retry_until_answered(lambda: (next(tries) and arrived()) or send())
@@ -367,7 +377,10 @@ class PolledCluster(Cluster, Generic[L]):
         return self._context
 
     def _tolerate(self, error: UnavailableError) -> None:
-        """Tolerate an outage until `patience` runs out."""
+        """Log an outage and delay the next query; raise `ClusterError` if the outage has lasted longer than `patience`.
+
+        The delay grows with the outage, up to 30 seconds, so that a system that starts again is not overloaded.
+        """
         now = time.monotonic()
         away = now - self._note_outage(error)
         if away > self.patience:
@@ -378,7 +391,7 @@ class PolledCluster(Cluster, Generic[L]):
         self._next_look = now + max(self.poll_interval, min(away, 30.0))
 
     def _note_outage(self, error: UnavailableError) -> float:
-        """Record that the system does not answer, and return since when (monotonic time)."""
+        """Record that the system does not answer, and return when the outage began (monotonic time)."""
         if self._away_since is None:
             self._away_since = time.monotonic()
             if self._context is not None:
@@ -400,14 +413,14 @@ class PolledCluster(Cluster, Generic[L]):
             self._to_kill.clear()
 
     def _kill_again(self) -> None:
-        """Kill again the jobs that have not ended after they were killed."""
+        """Add the jobs that were killed and have not ended after `_KILL_AGAIN` seconds to the jobs to kill."""
         now = time.monotonic()
         for job, live in self._live.items():
             if live.killed_at is not None and now - live.killed_at > _KILL_AGAIN:
                 self._to_kill.add(job)
 
     def _end_late(self) -> None:
-        """Kill the jobs that have exceeded their walltime."""
+        """Add the jobs that have exceeded their walltime to the jobs to kill."""
         now = time.monotonic()
         for job, live in self._live.items():
             if live.deadline is not None and live.deadline < now and not live.is_killed:
@@ -415,6 +428,7 @@ class PolledCluster(Cluster, Generic[L]):
                 self._to_kill.add(job)
 
     def _news(self, job: JobId, live: L, found: Found) -> Update | None:
+        """Record a job's state, and return an update for the leader; None if nothing has changed."""
         if found.state is JobState.ENDED:
             del self._live[job]
             (self._to_kill.add if found.is_stuck else self._to_kill.discard)(job)
@@ -436,8 +450,8 @@ class PolledCluster(Cluster, Generic[L]):
     def _missing(self, jobs: Collection[JobId]) -> dict[JobId, Found]:
         """Classify jobs that are missing from the answers: unknown at first, and lost after `grace` seconds.
 
-        Before they count as lost, they are searched for by other means and ended, so that none runs at the same time as
-        its successor.
+        A killed job is lost at once. Before jobs count as lost, `found_by_name` searches for them and ends them: the
+        leader starts the batch of a lost job again, and two copies must not run at the same time.
         """
         now = time.monotonic()
         found: dict[JobId, Found] = {}
@@ -450,7 +464,6 @@ class PolledCluster(Cluster, Generic[L]):
             if live.killed_at is not None or now - live.missing_since >= self.grace:
                 due.append(job)
             found[job] = Found(JobState.UNKNOWN, None, f"{self.unknown} now")
-        # Lost is final: the leader starts the batch again. So look twice, or two copies of it run at once.
         for job in set(due) - (self.found_by_name(due) if due else set()):
             killed = self._live[job].is_killed
             words = "killed" if killed else f"{self.unknown}, for {self.grace:g} s"

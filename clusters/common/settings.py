@@ -1,8 +1,8 @@
-"""The common part of clusters with job scripts: settings, the command of a job in a container, and the script.
+"""Settings that several clusters share, and their job scripts.
 
 A script runs one batch or an array of batches. Each array element looks up its batch in a table in the script, so that
-names chosen by users never become part of a command line or a directive. A resumed leader reads the same table to
-learn which job runs which batch.
+names chosen by users never become part of a command line or a directive. The leader of a resumed run reads the same
+table to learn which job runs which batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 _WORDS = ("submit_args", "worker_command")
-"""Settings that are parts of a command: a string is split by the rules of the shell."""
+"""Settings whose value is a list of words of a command. A string is split into words by the rules of the shell."""
 
 _LONGEST_NAME = 100
 """Maximum number of characters of `job_name`, which becomes part of file names."""
@@ -70,7 +70,7 @@ class JobSettings(TypedDict, total=False):
     job_extra_directives : sequence of str
         Additional directives, without the system's prefix (``"--reservation=mine"`` for Slurm).
     job_directives_skip : sequence of str
-        Texts; directives that contain one of them are left out.
+        Directives of toilfn that contain one of these texts are left out.
     job_script_prologue, job_script_epilogue : sequence of str
         Shell lines to run before and after the worker.
     log_directory : str
@@ -142,7 +142,7 @@ def resolved(owner: str, section: str, kind: type, given: Mapping[str, Any]) -> 
     TypeError
         If the setting does not exist. The message lists all settings.
     InputError
-        If a value is of another type; names the setting.
+        If a value has the wrong type. The message names the setting.
     """
     import dask.config
 
@@ -181,12 +181,12 @@ def checked(section: str, settings: Mapping[str, Any], known: Mapping[str, Any])
 
 
 def word(name: str, value: object) -> str:
-    """Check that a setting's value can be part of a directive, which the system splits at whitespace, and return it.
+    """Check that a setting's value is valid in a directive, which the system splits at whitespace, and return it.
 
     Raises
     ------
     InputError
-        If it cannot.
+        If the value contains whitespace, quotes or backslashes.
     """
     text = str(value)
     if not text or re.search(r"[\s\"'\\\x00-\x1f\x7f]", text):
@@ -197,12 +197,12 @@ def word(name: str, value: object) -> str:
 
 
 def job_name(name: str) -> str:
-    """Check that a name can be the prefix of job names, and return it.
+    """Check that a name is valid as the prefix of job names, and return it.
 
     Raises
     ------
     InputError
-        If it cannot.
+        If the name is too long or contains other characters than all systems allow.
     """
     if name and (len(name) > _LONGEST_NAME or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.+=&-]*", name)):
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:20]}..."
@@ -221,7 +221,7 @@ def _checked(section: str, key: str, value: Any, kind: Any) -> Any:
     """Convert a value to the type of its setting."""
     union = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     kinds = [one if get_origin(one) is None else get_origin(one) for one in union]
-    for one, convert in _CONVERTERS.items():  # numbers come first, so that a number stays one if text is also allowed
+    for one, convert in _CONVERTERS.items():  # numbers come first: where a text is also allowed, 8 stays a number
         if one in kinds and (converted := convert(key, value)) is not None:
             return _fit(section, key, converted, union[kinds.index(one)])
     if not any(one in _CONVERTERS for one in kinds):
@@ -233,7 +233,7 @@ def _checked(section: str, key: str, value: Any, kind: Any) -> Any:
 
 
 def _fit(section: str, key: str, value: Any, kind: Any) -> Any:
-    """Check that a time is one, and convert the values of a mapping."""
+    """Check that the value of a setting such as `walltime` is a time, and convert the values of a mapping."""
     if key in _TIMES:
         try:
             _TIMES[key](value)
@@ -245,9 +245,10 @@ def _fit(section: str, key: str, value: Any, kind: Any) -> Any:
 
 
 def _text(_: str, value: Any) -> str | None:
-    """Return a text, path or whole number as text: configuration turns an account such as 4711 into a number.
+    """Return a text, a path or a whole number as text; None for any other value.
 
-    Fractions are refused, since 1e5 and 1.10 would become other texts.
+    Configuration files turn an account such as 4711 into a number, so whole numbers are accepted. Fractions are not,
+    since 1e5 and 1.10 would become different texts.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -398,15 +399,16 @@ def worker_words(settings: Mapping[str, Any], context: RunContext) -> list[str]:
 
 
 def prologue_script(lines: Sequence[str]) -> str:
-    """Return a script that runs lines, and then replaces itself by the command in its arguments."""
+    """Return a script that runs the user's lines, and then replaces itself by the command in its arguments."""
     return "\n".join(["#!/bin/sh", "set -e", *lines, 'exec "$@"', ""])
 
 
 def kept_output(words: Sequence[str]) -> list[str]:
-    """Return a command that runs `words`, and then prints the output of a task whose worker was killed.
+    """Return a command that runs the command `words`, and that prints a task's output even if its worker is killed.
 
-    The worker's output is in a file while a task runs. The worker is not the first process of its container, so that
-    the shell survives if the kernel kills the worker for its memory usage.
+    While a task runs, its output is in a file. A shell starts the worker and prints that file at the end. The shell
+    survives if the kernel kills the worker for its memory usage, because the worker is not the container's first
+    process.
     """
     return ["sh", "-c", KEEP_OUTPUT, "toilfn", *words]
 
@@ -431,7 +433,7 @@ class Submission:
     Attributes
     ----------
     name : str
-        The job's name, which is unique: it shows whether a submission whose answer was lost has succeeded.
+        The job's name. It is unique, so that a search for it shows whether a submission without an answer succeeded.
     batches : tuple of Batch
         Batches of one shape. More than one batch forms a job array.
     resources : Resources
@@ -511,12 +513,12 @@ def batch_names(script: str) -> list[str]:
 
 
 def is_preemptible(script: str) -> bool:
-    """Return whether a script is that of preemptible jobs."""
+    """Return whether a script was written for preemptible jobs."""
     return _PREEMPTIBLE in script.splitlines()
 
 
 def _guarded(prologue: Sequence[str]) -> list[str]:
-    """Return the user's lines, made to end the job with a message when one of them fails."""
+    """Return the user's lines, with lines around them that end the job with a message if one of them fails."""
     if not prologue:
         return []
     failed = "toilfn: the job_script_prologue ended with exit status $toilfn_status before the worker was started"
@@ -532,7 +534,11 @@ def _table(batches: Sequence[Batch], index: str, first: int) -> list[str]:
 
 
 def _run(command: str, epilogue: Sequence[str]) -> list[str]:
-    """Replace the shell by the worker, so that signals reach the worker; with an epilogue, forward signals instead."""
+    """Return the lines that run the worker.
+
+    Without an epilogue, the worker replaces the shell, so that signals reach it. With an epilogue, the shell must
+    survive, so it forwards signals to the worker.
+    """
     if not epilogue:
         return [f"exec {command}"]
     forward = ["worker=$!", "trap 'kill -TERM \"$worker\"' TERM USR1 USR2 XCPU INT", 'wait "$worker"', "status=$?"]
