@@ -1,8 +1,8 @@
 """Grid Engine: SGE, Son of Grid Engine, Univa and Altair Grid Engine.
 
 This module follows the manual pages of submit(1) (qsub, qdel), qstat(1), qacct(1) and accounting(5), also of the
-releases by Univa and Altair; each row of the tables names its page. Text that is not a record is skipped: parsing
-returns a verdict or nothing, and never raises an exception.
+releases by Univa and Altair; each row of the tables names its page. The parsers skip text that is not a record, and
+never raise an exception.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class GridEngineSettings(JobSettings, total=False):
     parallel_environment : str
         Parallel environment for jobs with more than one core. Default: ``TOILFN_GRIDENGINE_PE``, else ``smp``.
     memory_resources : sequence of str
-        Complexes with which memory is requested. Default: ``h_vmem``. If empty, no memory is requested (like Toil's
-        ``--manualMemArgs``), and `submit_args` should request it instead.
+        Complexes with which memory is requested. Default: ``h_vmem``. If the list is empty, no memory is requested
+        (like Toil's ``--manualMemArgs``), and `submit_args` should request it instead.
     memory_is_per_slot : bool
-        Whether these complexes count per slot, as consumables do. Default: true.
+        Whether the amounts of these complexes are per slot, as those of consumables are. Default: true.
     accelerator_resource : str
         Complex with which accelerators are requested. Default: ``gpu``.
     """
@@ -181,7 +181,10 @@ class GridEngineCluster(CommandCluster):
 
 
 def _user() -> str:
-    """Return the user's name from the password database, since LOGNAME may name another user; ``*`` if it has none."""
+    """Return the user's name from the password database, since LOGNAME may name another user.
+
+    For a user id without a name, return ``*``, which selects the jobs of all users.
+    """
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -216,14 +219,15 @@ STATES: dict[str, State] = {
     "h": State(JobState.QUEUED, None, _QSTAT),
     "R": State(JobState.QUEUED, None, _QSTAT),  # restarted; another letter shows the current state
 }
-"""The state letters of qstat and their meanings. The first of these that a state contains decides."""
+"""The state letters of qstat and their meanings. If a state has several letters, the first row with one of them
+decides."""
 
 
 class Failure(NamedTuple):
     """The meaning of a ``failed`` number."""
 
     cause: Cause | None
-    """None means that the job ran, and its exit status decides."""
+    """The cause; None means that the job ran, so that its exit status decides."""
     meaning: str
     page: str = _STATUS
 
@@ -274,7 +278,7 @@ FAILED: dict[int, Failure] = {
 
 _ENFORCED = 37
 _AFTER_JOB = (17, 100)
-"""Numbers of ``failed`` for a job ended by a signal: without an exit status it was not successful."""
+"""Numbers of ``failed`` for a job that a signal ended. If its exit status is 0, it was not successful nevertheless."""
 
 EXITS: dict[int, tuple[Cause, str]] = {
     99: (Cause.LOST, "submit(1), exit status: the job asks to be scheduled again"),
@@ -285,14 +289,14 @@ EXITS: dict[int, tuple[Cause, str]] = {
 _MEMORY = (("h_vmem", "maxvmem"), ("s_vmem", "maxvmem"), ("h_rss", "maxrss"), ("s_rss", "maxrss"))
 _TIME = (("h_rt", "ru_wallclock"), ("s_rt", "ru_wallclock"), ("h_rt", "wallclock"), ("s_rt", "wallclock"))
 _CPU = (("h_cpu", "cpu"), ("s_cpu", "cpu"))
-"""The limits a job can request, and the fields with its usage."""
+"""The limits that a job can request, and the fields of a record with its usage."""
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 """Suffixes of sizes. Source: sge_types(1), memory_specifier."""
 
 
 def queue_rows(text: str) -> Iterator[tuple[str, int | None, str, str]] | None:
-    """Parse the output of ``qstat -xml``: number, task, state and name of each job; None if it is incomplete."""
+    """Parse the output of ``qstat -xml``: number, task, state and name of each job; None if it is not complete XML."""
     start, end = re.search(r"<(?:\?xml|job_info|detailed_job_info)\b", text), text.rfind("</job_info>")
     if start is None or end < start.start():
         return None
@@ -357,17 +361,17 @@ def accounted(fields: Mapping[str, str]) -> Found | None:
 def _cause(failed: int, status: int, fields: Mapping[str, str]) -> Cause | None:
     row = FAILED.get(failed, Failure(Cause.LOST, "unknown"))
     if failed == _ENFORCED:
-        return _broken(fields) or (Cause.MEMORY if _limits_only_memory(fields) else row.cause)
+        return _exceeded_limit(fields) or (Cause.MEMORY if _limits_only_memory(fields) else row.cause)
     if row.cause is not None:
         return row.cause
     cause = EXITS[status][0] if status in EXITS else exit_cause(status)
     if failed in _AFTER_JOB or status > 128:
-        return _broken(fields) or cause or Cause.LOST
+        return _exceeded_limit(fields) or cause or Cause.LOST
     return cause
 
 
-def _broken(fields: Mapping[str, str]) -> Cause | None:
-    """Return which of its limits a job has reached, if any."""
+def _exceeded_limit(fields: Mapping[str, str]) -> Cause | None:
+    """Return the cause for the limit that a job has reached; None if it has reached none."""
     slots = max(1, _number(fields, "slots") or 1)
     for limit, used in _MEMORY:
         if _size(fields.get(used, "")) >= _size(_request(fields, limit), math.inf) * slots:

@@ -1,8 +1,8 @@
-"""HTCondor: its cluster, the two ways to its queue, and the readers of its ClassAds and event logs.
+"""HTCondor: the cluster, two connections to a schedd, and parsers for ClassAds and event logs.
 
 This module follows the manual pages of condor_submit, condor_q, condor_history and condor_rm. The leader and the
-nodes share a file system; no files are transferred. Text that is neither a job's ClassAd nor an event yields no
-verdict, and never raises an exception.
+nodes share a file system; no files are transferred. The parsers skip text that is neither a job's ClassAd nor an event,
+and never raise an exception.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class HTCondorCluster(CommandCluster):
     prefix = "# condor:"
     index = "TOILFN_INDEX"
     array_limit = 10000
-    numbers_all = True
+    numbers_single_jobs = True
     away = AWAY
     no_accounting = "No history file is defined|HISTORY.* (is )?not defined"
     answer = r"^\s*(\d+)\.\d+ - \1\.\d+\s*$"
@@ -99,7 +99,7 @@ class HTCondorCluster(CommandCluster):
         self._queue: Queue = CommandQueue(self.commands)
 
     def open(self, context: RunContext) -> None:
-        """Choose how to talk to the schedd, and prepare to run batches; see `Cluster.open`."""
+        """Choose between the bindings and the commands, and prepare to run batches; see `Cluster.open`."""
         self._queue = chosen_queue(self.commands, self.settings.get("bindings"))
         if isinstance(self._queue, CommandQueue):
             self.commands.expect(("condor_submit", "condor_q", "condor_rm"))
@@ -155,7 +155,11 @@ class HTCondorCluster(CommandCluster):
         self._queue.remove(jobs)
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Query the queue; see `CommandCluster.query`."""
+        """Query the queue; see `CommandCluster.query`.
+
+        If the answer is text without jobs, it may be a notice of the site in place of an empty queue. It counts as such
+        only if the event logs say that all live jobs have ended.
+        """
         try:
             return self._judged(self._queue.queued(bases))
         except NoticesError:
@@ -165,7 +169,7 @@ class HTCondorCluster(CommandCluster):
             return ended
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Read the event logs, and query the history, which is slow, only for submissions without a log."""
+        """Read the event logs. Query the history, which is slow, only for submissions without ended jobs in a log."""
         known = self._ended_by_log(bases)
         silent = [base for base in bases if base not in {self.split(job)[0] for job in known}]
         return known | (self._judged(self._queue.history(silent)) if silent else {})
@@ -216,6 +220,7 @@ def _variable() -> dict[str, str]:
 
 
 def _queue_last(lines: list[str]) -> list[str]:
+    """Move the line ``queue N`` to the end, since lines after it, such as the user's directives, have no effect."""
     queue = [line for line in lines if line.startswith("queue ")]
     return [line for line in lines if line not in queue] + queue
 
@@ -224,21 +229,27 @@ Ad: TypeAlias = dict[str, Any]
 
 
 class NoticesError(UnavailableError):
-    """The answer is text without any job: either a notice of the site, since HTCondor prints nothing if there are no
-    jobs, or a failure."""
+    """The answer contains text, but no job.
+
+    HTCondor prints nothing if there are no jobs. So the text is either a notice of the site or a failure.
+    """
 
 
 class Queue(Protocol):
-    """A connection to a schedd. A submission is the id of an HTCondor cluster; a job is such an id, or ``4711.3``."""
+    """A connection to a schedd.
+
+    HTCondor calls the jobs of one submission a cluster. Methods take clusters by their ids, such as ``4711``, and jobs
+    as ``4711.3``.
+    """
 
     def submit(self, description: str, arguments: Sequence[str]) -> str:
-        """Submit a description with the user's additional arguments; return the answer, ``4711.0 - 4711.3``."""
+        """Submit a description with the user's additional arguments; return the answer, such as ``4711.0 - 4711.3``."""
 
     def queued(self, clusters: Sequence[str]) -> list[Ad]:
-        """Return the ads of the jobs of some clusters in the queue, or, without clusters, of all jobs of this user."""
+        """Return the ClassAds of the queued jobs of some clusters; without clusters, of all queued jobs of this user."""
 
     def history(self, clusters: Sequence[str]) -> list[Ad]:
-        """Return the ads of jobs that have left the queue."""
+        """Return the ClassAds of those jobs of some clusters that have left the queue."""
 
     def remove(self, jobs: Sequence[str]) -> None:
         """End jobs or whole clusters."""
@@ -390,7 +401,7 @@ STATES: dict[int, Verdict] = {
     6: running("transferring output", _STATUS),
     7: running("suspended", _STATUS),
 }
-"""The values of JobStatus. For 4 the exit code decides, for 5 the hold reason code."""
+"""The values of JobStatus. For 4 (completed), the exit code decides; for 5 (held), the hold reason code."""
 
 HOLDS: dict[tuple[int, int | None], Verdict] = {
     (1, None): queued("held by condor_hold, until a user releases it", _HOLD),
@@ -452,10 +463,10 @@ HOLDS: dict[tuple[int, int | None], Verdict] = {
 
 _SPOOLING = 16
 _RESOURCES = 34
-"""The code of holds for resource usage; releases before 9.10 have no subcode."""
+"""The code of holds because a job exceeded its request; releases before 9.10 have no subcode."""
 
 _POLICIES = (3, 21, 26)
-"""Codes of holds by expressions in policies: the text of the reason may say what was exceeded."""
+"""Codes of holds by the expression of a policy, whose reason may name the limit that was exceeded."""
 
 EVENTS: dict[str, Verdict] = {
     "000": queued("submitted", _EVENTS),
@@ -502,11 +513,12 @@ EVENTS: dict[str, Verdict] = {
     "045": unknown("file removed", _EVENTS),
     "046": ended(Cause.LOST, "skipped as a dataflow job", _EVENTS),
 }
-"""The events of a job's log; those that do not affect its state are unknown. For 005 the return value decides."""
+"""The events of a job's log. Those with an unknown state do not change the job's state. For 005 (terminated), the
+return value decides."""
 
 
 def json_ads(text: str) -> list[dict[str, Any]] | None:
-    """Parse the output of ``condor_q -json``, which is empty without jobs; return None if it is not valid JSON."""
+    """Parse the output of ``condor_q -json``, which is empty if there are no jobs; None if it is invalid JSON."""
     if not text.strip():
         return []
     for ads in json_values(text):
@@ -540,7 +552,7 @@ def job_ad(ad: Mapping[str, Any]) -> Found | None:
 
 
 def hold(code: int | None, subcode: int | None, reason: str) -> Found:
-    """Interpret a hold: a user can release a job held by a user; a job held for a failure will never run."""
+    """Interpret a hold. A job that a user has held waits to be released; one that was held for a failure never runs."""
     said = f"held: {reason or 'no reason given'}"
     if not code:
         return Found(JobState.QUEUED, None, said, is_held=True)
@@ -557,7 +569,7 @@ def hold(code: int | None, subcode: int | None, reason: str) -> Found:
 
 
 def _removal(reason: str) -> Cause:
-    """Return why a job was removed: the site's policy may name the exceeded limit."""
+    """Return the cause for a removal. If the site's policy removed the job, the reason may name the exceeded limit."""
     by_policy = re.search(r"PERIODIC_?REMOVE|policy|exceed", reason, re.IGNORECASE)
     return (exceeded(reason) if by_policy else None) or Cause.LOST
 
@@ -646,7 +658,7 @@ def _terminated(said: str, host: str) -> Found:
 
 
 def _ended(status: int | None, signal: int | None, host: str) -> Found:
-    """Interpret the end of a process; without a status it was not successful."""
+    """Interpret the end of a process; without an exit status, it was not successful."""
     if signal:
         return Found(JobState.ENDED, exit_cause(0, signal), f"signal {signal}, on {host}")
     if status is None:

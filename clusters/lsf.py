@@ -2,8 +2,7 @@
 
 This module follows the reference pages of bsub, bjobs, bhist, bkill, bqueues and bparams of LSF 10.1, whose bjobs
 supports ``-json``, and those of lsf.conf and lsb.params. bjobs shows ended jobs for CLEAN_PERIOD, by default an hour;
-after that, bhist knows them. Text that is not valid output of these commands yields no verdict, and never raises an
-exception.
+after that, bhist still knows them. The parsers skip other text, and never raise an exception.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class LSFCluster(CommandCluster):
         r"BSUB_.*|LSB_(?!(CONFDIR|SHAREDIR)$).*|LSF_(?!(\w+DIR|TOP|VERSION|SERVER_HOSTS|MASTER_LIST)$).*|TOILFN_JOB"
     )
     options = "BSUB_.*|LSB_(DEFAULT|SUB_|BSUB_).*"
-    room = 0.0  # LSF rounds up to minutes
+    walltime_margin = 0.0  # LSF rounds up to minutes
     first = 1
     array_limit = 1000
     away = (
@@ -151,7 +150,7 @@ class LSFCluster(CommandCluster):
         return self._site.array_limit
 
     def _check_queue(self, name: str) -> None:
-        """Refuse a queue that does not exist. If bqueues fails for another reason, bsub will decide."""
+        """Raise `ClusterError` if a queue does not exist. Other failures of bqueues are only logged; bsub decides."""
         try:
             self.commands.run(["bqueues", name])
         except UnavailableError:
@@ -290,7 +289,8 @@ REASONS: dict[str, Verdict] = {
     "TERM_WINDOWS": ended(Cause.PREEMPTED, "the queue's run window closed", _EXAMPLES),
     "TERM_ZOMBIE": ended(Cause.LOST, "exited while LSF was not available", _TERM),
 }
-"""Why LSF ended a job (``exit_reason`` of bjobs; bhist). With ``TERM_UNKNOWN`` the exit status decides."""
+"""Reasons why LSF ended a job, in ``exit_reason`` of bjobs and in bhist. With ``TERM_UNKNOWN``, the exit status
+decides."""
 
 SIGNALS: dict[int, Verdict] = {
     2: ended(Cause.LOST, "SIGINT, the first signal of a kill", _CODES),
@@ -373,14 +373,17 @@ _HOST = re.compile(r"Host\(s\) <([^>\n]+)>|[Dd]ispatched to <([^>\n]+)>")
 
 
 def history(text: str) -> dict[tuple[str, int], Found]:
-    """Parse the output of ``bhist -l -UF``: how jobs ended, by id and index (0 for a job outside an array)."""
+    """Parse the output of ``bhist -l -UF``: how each job ended, by id and index (0 for a job outside an array)."""
     text = re.sub(r"\r?\n[ \t]+(?=\S)", "", text)  # join continuation lines
     found = {(base, int(index or 0)): _past(said) for base, index, said in _BLOCK.findall(text)}
     return {job: end for job, end in found.items() if end is not None}
 
 
 def _past(said: str) -> Found | None:
-    """Interpret the events of one job; None if it has not ended. Events never contain the job's command."""
+    """Interpret the events of one job; None if it has not ended.
+
+    Only lines that begin with a date are events. The job's command, which may contain any text, is never part of them.
+    """
     end, host = _End(), ""
     for event in _EVENT.findall(said):
         if _STARTED.match(event):

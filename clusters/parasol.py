@@ -1,9 +1,9 @@
 """Parasol, the batch system of the UCSC Genome Browser group.
 
 This module follows the usage text of ``parasol`` and the fields of its results files (``jobResult`` in its source
-code). A Parasol batch has one results file. Here each shape is a Parasol batch, because Parasol judges nodes by the
-failures within a batch. Parasol splits commands at spaces and supports no quoting, so paths cannot contain spaces.
-Lines of output that do not describe jobs are ignored, and never raise an exception.
+code). A Parasol batch is a group of jobs with one results file. Parasol judges nodes by the failures within a batch, so
+each shape gets a Parasol batch of its own. Parasol splits commands at spaces and supports no quoting, so paths cannot
+contain spaces. The parsers skip lines that do not describe jobs, and never raise an exception.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ParasolCluster(CommandCluster):
     name = "parasol"
     prefix = "# parasol:"
     answer = r"your job (\d+)"
-    marks = ("\n", "")  # there are no arrays
+    marks = ("\n", "")  # there are no arrays, and no id contains a line break
     kill_limit = 1
     away = "Couldn't connect|Couldn't send|Hub didn't acknowledge|Connection refused|timed out"
 
@@ -108,7 +108,7 @@ class ParasolCluster(CommandCluster):
         return {JobId(job): found for job, (found, _) in self._results().items()}
 
     def names(self) -> dict[JobId, str]:
-        """Return the names of all jobs; ours have the names of their scripts."""
+        """Return the names of all jobs, without ``.sh``. Jobs of toilfn have the names of their scripts."""
         return {JobId(job): row.name for job, row in listed(self._list()).items()}
 
     def arrived(self, name: str) -> str:
@@ -128,7 +128,7 @@ class ParasolCluster(CommandCluster):
 
 
 _WAITING = "none"
-"""The machine of a job that waits."""
+"""The text that ``parasol list jobs`` shows in place of the machine of a job that waits."""
 
 _LISTED = re.compile(r"^(\d{1,18}) +(\S+) +\S+ +\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (\S+)", re.MULTILINE)
 _RESULT = re.compile(r"^(-?\d{1,9}) (\S+) (\d{1,18}) (\S+) -?\d+ -?\d+ \d+ \d+ \d+ \S+ \S+", re.MULTILINE)

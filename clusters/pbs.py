@@ -1,8 +1,8 @@
-"""PBS Professional, OpenPBS and Torque: their clusters, and readers for the output of qstat and tracejob.
+"""PBS Professional, OpenPBS and Torque: their clusters, and parsers for the output of qstat and tracejob.
 
 This module follows the manual pages of qsub, qstat, qdel and tracejob. qstat shows ended jobs as long as the server
-keeps them (``job_history_enable``, for Torque ``keep_completed``); after that, tracejob reads the server's logs if
-permitted. Text that is not valid output of these commands yields no verdict, and never raises an exception.
+keeps them (``job_history_enable``, for Torque ``keep_completed``); after that, tracejob reads the server's logs if the
+user may. The parsers skip other text, and never raise an exception.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class PBSBase(CommandCluster):
     exits: ClassVar[Mapping[int, Verdict]]
     array_option: ClassVar[str]
     trace_limit: ClassVar[int] = 50
-    """Maximum number of tracejob calls in one query of the accounting."""
+    """Maximum number of tracejob calls in one query of the accounting, since each of them searches the logs."""
 
     def __init__(self, **settings: Unpack[PBSSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
@@ -190,7 +190,10 @@ class PBSBase(CommandCluster):
         return ["qsub", *self.submit_args()]
 
     def submitted(self, output: str) -> str:
-        """Return an id such as ``4711.server``. A number alone is ambiguous; the job is then searched by its name."""
+        """Return an id such as ``4711.server``; empty for a number alone, which may be part of another message.
+
+        The job is then searched for by its name.
+        """
         ids = set(re.findall(r"^\s*(\d+(?:\[\])?\.[^\s.]\S*)\s*$", output, re.MULTILINE))
         return ids.pop() if len(ids) == 1 else ""
 
@@ -240,7 +243,10 @@ class PBSBase(CommandCluster):
         return name[-15:].lstrip("-_.0123456789") or "toilfn"
 
     def names(self) -> dict[JobId, str]:
-        """Return the names of this user's live jobs, from an environment variable, since job names may be shortened."""
+        """Return the names of this user's live jobs.
+
+        They come from an environment variable of each job, since a server may shorten the jobs' own names.
+        """
         jobs = self._status_of_mine()
         found = {JobId(job): job_found(attributes, self.exits) for job, attributes in jobs.items()}
         live = [job for job, verdict in found.items() if verdict is not None and verdict.state is not JobState.ENDED]
@@ -248,7 +254,7 @@ class PBSBase(CommandCluster):
         return {job: name for job, name in named.items() if name}
 
     def _status_of_mine(self, *options: str) -> dict[str, dict[str, str]]:
-        """Query the jobs of this user, or, without qselect, all jobs."""
+        """Query the jobs of this user; all jobs if qselect is not installed."""
         if shutil.which("qselect") is None:
             return self.status()
         output = self.commands.ask(["qselect", "-u", pwd.getpwuid(os.getuid()).pw_name, *options])
@@ -381,12 +387,12 @@ def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: 
     else:
         cause = exit_cause(status % 256, status - 256) if status > 256 else exit_cause(status)
     if cause is Cause.LOST and status >= 0:  # killed by a signal; the resource usage may show why
-        cause = _over(attributes) or cause
+        cause = _exceeded_limit(attributes) or cause
     return Found(JobState.ENDED, cause, ", ".join(filter(None, words)))
 
 
-def _over(attributes: Mapping[str, str]) -> Cause | None:
-    """Return which of its limits a killed job had reached, if any."""
+def _exceeded_limit(attributes: Mapping[str, str]) -> Cause | None:
+    """Return the cause for the limit that a killed job had reached; None if it had reached none."""
     limits = {"mem": Cause.MEMORY, "vmem": Cause.MEMORY, "walltime": Cause.WALLTIME, "cput": Cause.WALLTIME}
     for name, cause in limits.items():
         used, limit = (_amount(attributes.get(f"{group}.{name}", "")) for group in ("resources_used", "Resource_List"))

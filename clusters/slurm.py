@@ -1,8 +1,7 @@
-"""Slurm: its cluster, its settings, and the readers of what squeue and sacct print.
+"""Slurm: the cluster, its settings, and parsers for the output of squeue, sacct and sinfo.
 
 This module follows the manual pages of sbatch(1), squeue(1), sacct(1) and scancel(1) of Slurm 20.11 to 25.05; each row
-of a table names its page. Other lines, such as notices of the site, are skipped: a reader returns a verdict or nothing,
-and never raises an exception.
+of a table names its page. The parsers skip other lines, such as notices of the site, and never raise an exception.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ class SlurmSettings(JobSettings, total=False):
     Parameters
     ----------
     partition : str or mapping
-        A partition, or several with their time limits, such as ``{"short": "1h", "long": "7d"}``, from which a job gets
-        the shortest that its walltime fits. A synonym of `queue`.
+        A partition, or several with their time limits, such as ``{"short": "1h", "long": "7d"}``: a job then gets the
+        one with the shortest limit that is enough for its walltime. A synonym of `queue`.
     parallel_partition : str
         Partition of jobs with more than one core. Default: ``TOILFN_SLURM_PE``.
     gpu_partition : str
@@ -95,19 +94,19 @@ class SlurmCluster(CommandCluster):
     answer = r"^\s*(\d+(?:;\S+)?)\s*$|^Submitted batch job (\d+)(?: on cluster (\S+))?\s*$"
     kill_command = ("scancel", "--quiet")
     needed = ("sbatch", "squeue", "scancel")
-    room = 0.0  # Slurm rounds up to minutes, and checks every 30 seconds
+    walltime_margin = 0.0  # Slurm rounds up to minutes, and checks every 30 seconds
     absent = "Invalid job id specified|Job/step already completing or completed"
     no_accounting = "accounting storage is disabled"
     lost_nodes = "^(NODE_FAIL|BOOT_FAIL)|NodeDown|DUE TO NODE FAILURE"
-    # Options of submissions and queries, and the variables of the job in which the leader may run itself. They would
-    # change what the commands do; those that say where Slurm is stay.
+    # Variables that set options of submissions and queries, and those of the Slurm job in which the leader itself may
+    # run, would change the behaviour of the commands. Those that locate Slurm's servers are kept.
     cleared = (
         r"(SBATCH|SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO|SRUN|SALLOC|SLURMD)_.*"
         r"|SLURM_(?!(CONF|CONF_SERVER|CLUSTERS|JWT|SACK_SOCKET|SACK_KEY)$).*"
     )
     options = "(SBATCH|SALLOC)_.*(?<!_BIND)(?<!_BIND_LIST)(?<!_BIND_TYPE)(?<!_BIND_VERBOSE)(?<!_BIND_PREFER)"
-    # What Slurm's commands, controllers, database and munge print when they say nothing about the request. Without its
-    # entry here, an outage counts as a refusal and fails tasks, so the list is long on purpose.
+    # Messages of Slurm's commands, its controllers, its database and munge that say nothing about the request itself.
+    # An outage whose message is missing here counts as a refusal and fails tasks, so the list is long on purpose.
     away = (
         "Unable to contact slurm|Socket timed out|Zero Bytes were transmitted|Connection (refused|reset|timed out)"
         "|temporarily un(able|available)|controller .*not responding|Transport endpoint|standby"
@@ -158,7 +157,7 @@ class SlurmCluster(CommandCluster):
         return ["sbatch", "--parsable", f"--output={log}", *self.submit_args(), str(script)]
 
     def output_word(self, submission: Submission) -> str | None:
-        """Return None: sbatch redirects the output, so that slurmstepd can write there why it killed a job."""
+        """Return None: sbatch redirects the output, so that slurmstepd can write into it why it killed a job."""
         if "\\" in submission.log:
             raise InputError(f"log directory: Slurm does not support backslashes in paths: {submission.log}")
         return None
@@ -218,8 +217,8 @@ class SlurmCluster(CommandCluster):
         """Query the queue and the accounting, and check whether a cloud has reclaimed the nodes of lost jobs."""
         found = super().look(jobs)
         lost = {job: node for job, said in found.items() if (node := node_of_lost(said))}
-        # Slurm reports a node that a cloud has reclaimed as failed. Preemption has a budget of its own, so it must not
-        # count as a lost node.
+        # Slurm reports a node that a cloud has reclaimed as failed. Its jobs were preempted, and preemption has a retry
+        # limit of its own, so they must not count as lost.
         if lost:
             nodes = ",".join(sorted(set(lost.values())))
             fields = "NodeList:256|,Features:256|,Reason:256"
@@ -246,7 +245,7 @@ class SlurmCluster(CommandCluster):
         """Count the nodes by state, such as idle, mixed, allocated, drained or down, from sinfo."""
         fields = "NodeList:256|,StateLong:64"
         lines = self.commands.consult(["sinfo", "--noheader", "--Node", f"--Format={fields}"]).splitlines()
-        states = dict(line.split("|", 1) for line in lines if "|" in line)  # a node is there for each partition
+        states = dict(line.split("|", 1) for line in lines if "|" in line)  # sinfo lists a node once per partition
         return dict(Counter(state.strip().rstrip("*~#!%$@^-+") for state in states.values())) if states else None
 
     def names(self) -> dict[JobId, str]:
@@ -326,6 +325,7 @@ class SlurmCluster(CommandCluster):
 
 
 def _fitting(partition: str | Mapping[str, str | float] | None, walltime: float | None) -> str | None:
+    """Return the partition with the shortest sufficient limit; the one with the longest limit if none suffices."""
     if partition is None or isinstance(partition, str):
         return partition
     longest = sorted(partition.items(), key=lambda item: parse_duration(item[1]))
@@ -398,7 +398,7 @@ STATES: dict[str, State] = {
     "FAILED": State("F", _ENDED, Cause.ERROR, _SQUEUE),
     "OUT_OF_MEMORY": State("OOM", _ENDED, Cause.MEMORY, _SQUEUE),
     "TIMEOUT": State("TO", _ENDED, Cause.WALLTIME, _SQUEUE),
-    "DEADLINE": State("DL", _ENDED, Cause.LOST, _SQUEUE),  # the option --deadline is not a time limit
+    "DEADLINE": State("DL", _ENDED, Cause.LOST, _SQUEUE),  # from --deadline, which is a date and not a time limit
     "PREEMPTED": State("PR", _ENDED, Cause.PREEMPTED, _SQUEUE),
     "NODE_FAIL": State("NF", _ENDED, Cause.LOST, _SQUEUE),
     "BOOT_FAIL": State("BF", _ENDED, Cause.LOST, _SQUEUE),
@@ -426,8 +426,8 @@ REASONS: tuple[tuple[str, bool, str], ...] = (
     ("Power.*|Reboot.*|Sched.*|WaitingForScheduling|None|SystemFailure|JobLaunchFailure", False, _WHY),
     ("NonZeroExitCode|RaisedSignal.*|OutOfMemory|TimeLimit", False, _WHY),
 )
-"""Reasons why a job waits: a pattern, and whether it waits until a user or an administrator acts. The first match
-decides."""
+"""Reasons why a job waits: a pattern, whether the job waits until a user or an administrator acts, and the source. The
+first matching pattern decides."""
 
 _ENDS: dict[str, Cause] = {
     "OutOfMemory": Cause.MEMORY,
@@ -452,7 +452,7 @@ SPOT_FEATURES = frozenset({"spot", "preemptible"})
 _ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]?))?")
 
 _MOST = 1_000_000
-"""Maximum number of elements in an expression; no site allows as many."""
+"""Maximum number of elements to expand in an expression. No site allows so many, so a larger number is not real."""
 
 
 def queue_answer(text: str) -> dict[JobId, Found]:
@@ -487,9 +487,10 @@ def node_of_lost(found: Found) -> str:
 
 
 def reclaimed_answer(text: str) -> dict[str, str]:
-    """Parse lines of node, features and reason, separated by bars: the nodes that a cloud has reclaimed or never had.
+    """Return the nodes that a cloud has reclaimed or could not provide, from lines of node, features and reason.
 
-    The value is the reason if toilfn set it; for a node in a pool of spot machines it is empty.
+    The columns are separated by bars. The values of the result are the reasons that toilfn has set; for a node in a
+    pool of spot machines, the value is empty.
     """
     found = {}
     for line in text.splitlines():
@@ -522,7 +523,7 @@ def _row(job: str, state: str, code: str, nodes: str, reason: str) -> tuple[re.M
 def _joined(rows: Iterable[tuple[re.Match[str], Found] | None]) -> dict[JobId, Found]:
     """Expand expressions such as ``19_[1,3-5%2]``; a row for a single element takes precedence.
 
-    If an expression was truncated, the remaining elements are represented by the id of the array.
+    If an expression was truncated, the elements that are missing from it are represented by the id of the array.
     """
     singles: dict[JobId, Found] = {}
     several: dict[JobId, Found] = {}
@@ -605,7 +606,7 @@ def _found(word: str, code: tuple[int, int] | None, nodes: str, reason: str) -> 
 
 
 def _failed(code: tuple[int, int] | None, reason: str) -> Cause:
-    """Return why a failed job failed, even if its exit status is 0."""
+    """Return the cause for a job that Slurm reports as failed, even if its exit status is 0."""
     if reason in _ENDS:
         return _ENDS[reason]
     if code is None or (code == (0, 0) and reason == "NonZeroExitCode"):

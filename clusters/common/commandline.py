@@ -122,9 +122,9 @@ class CommandCluster(PolledCluster[_Live]):
     """Maximum number of submissions in one query."""
     kill_limit: ClassVar[int] = 500
     """Maximum number of jobs to end by one command."""
-    numbers_all: ClassVar[bool] = False
+    numbers_single_jobs: ClassVar[bool] = False
     """Whether the id of a job contains a number even if its submission is not an array."""
-    room: ClassVar[float] = 10.0
+    walltime_margin: ClassVar[float] = 10.0
     """Seconds added to the walltime of the tasks, for starting Python and writing outcomes."""
     files: ClassVar[tuple[str, ...]] = (".sh",)
     """Suffixes of a submission's files in the log directory, besides the output of its jobs."""
@@ -233,7 +233,7 @@ class CommandCluster(PolledCluster[_Live]):
         """Return the shell word for the file of a job's output; None if a directive names the file."""
         if not self.keeps_output:
             return "/dev/null"
-        number = f'."${self.index}"' if submission.is_array or self.numbers_all else ""
+        number = f'."${self.index}"' if submission.is_array or self.numbers_single_jobs else ""
         return f"{shlex.quote(submission.log)}{number}.log"
 
     # The interface of clusters.
@@ -444,9 +444,9 @@ class CommandCluster(PolledCluster[_Live]):
         return [templates[key].format(value) for key, value in given.items()]
 
     def walltime(self, resources: Resources) -> float | None:
-        """Return a job's time limit in seconds: that of its tasks plus `room`, so that they can use all of theirs."""
+        """Return a job's time limit in seconds: its tasks' walltime plus `walltime_margin`, so that they can use it all."""
         if resources.walltime is not None:
-            return resources.walltime + self.room
+            return resources.walltime + self.walltime_margin
         default = self.settings.get("walltime")
         return None if default is None else parse_duration(default)
 
@@ -501,7 +501,8 @@ class CommandCluster(PolledCluster[_Live]):
         base = base or self._send(submission, script, text, key)
         self._doubtful.pop(key, None)
         numbers = range(self.first, self.first + len(batches))
-        jobs = [self.element(base, n) for n in numbers] if submission.is_array or self.numbers_all else [JobId(base)]
+        is_numbered = submission.is_array or self.numbers_single_jobs
+        jobs = [self.element(base, n) for n in numbers] if is_numbered else [JobId(base)]
         with self.lock:
             for job in jobs:
                 self._watch(job, name)

@@ -1,7 +1,7 @@
 """Tasks with ``local=True``: processes of the leader's machine, whatever the cluster.
 
 `ProcessCluster` runs each batch in a process of its own, which outlives the leader. `BesideCluster` passes the batches
-of such tasks to one, and all others to the run's cluster.
+of tasks with ``local=True`` to a `ProcessCluster`, and all others to the run's cluster.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ from toilfn.resources import Capacity
 __all__ = ["BesideCluster", "ProcessCluster"]
 
 _VARIABLE = "TOILFN_PROCESS"
-"""The environment variable of a process with its workflow, job and batch."""
+"""The environment variable that `ProcessCluster` sets for each process: its workflow, job and batch, separated by
+spaces. A later leader on this machine finds the processes by it."""
 _TAIL = 1000
 """Number of bytes of a failed process's output to show."""
 _INTERVAL = 0.1
-"""Seconds between two checks of the processes, and to wait for the main cluster while there are any."""
+"""Seconds between two checks of the processes. While there are any, a poll of the main cluster waits no longer."""
 _EXIT_TIME = 10.0
 """Seconds between asking a worker to end and killing it."""
 
@@ -55,7 +56,7 @@ class _Running(NamedTuple):
 
 
 class ProcessCluster(PolledCluster[LiveJob]):
-    """Runs a limited number of batches at a time and queues the others; enforces only their walltimes.
+    """Runs a limited number of batches at a time, and queues the others. Of their limits, it enforces only walltimes.
 
     Parameters
     ----------
@@ -176,6 +177,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
             self._running[job] = _Running(process, output)
 
     def _judge(self, job: JobId) -> Found:
+        """Return the state of a process. The exit status of an earlier leader's process cannot be known."""
         process, output = self._running[job]
         if output is None:
             return Found(JobState.RUNNING if _is_alive(process) else JobState.ENDED)
@@ -183,7 +185,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
             status = _exit_status(process)
         except psutil.TimeoutExpired:
             return Found(JobState.RUNNING)
-        if status is None:  # unknown; the worker's answers say how it ended
+        if status is None:  # other code has reaped the process; the worker's answers in the store show how it ended
             return Found(JobState.ENDED)
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return Found(JobState.ENDED, exit_cause(max(0, status), max(0, -status)), f"the worker ended with {how}")
@@ -199,7 +201,10 @@ def _mark(process: psutil.Process) -> str:
 
 
 def _reap(process: psutil.Process) -> None:
-    """Let the subprocess module know that a process has ended, since only psutil has waited for it."""
+    """Let the subprocess module record that a process has ended; only psutil has waited for it.
+
+    Otherwise the module would warn that the process is still running.
+    """
     if isinstance(process, psutil.Popen):
         process.poll()
 
@@ -210,7 +215,7 @@ def _exit_status(process: psutil.Process) -> int | None:
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    """Return whether a process is still running; one that is not our child may remain as a zombie."""
+    """Return whether a process is still running. A zombie has ended, but only its parent can remove it."""
     with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False

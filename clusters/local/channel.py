@@ -94,8 +94,8 @@ class Doing(NamedTuple):
     log: int
     """Offset in the worker's output at which the attempt's log starts."""
     began: float
-    """When the attempt started, by `time.monotonic`: all processes of a machine share that clock, it does not advance
-    while the machine is suspended, and no one can set it."""
+    """When the attempt started, by `time.monotonic`, for the walltime: all processes of a machine share that clock, it
+    does not advance while the machine is suspended, and it cannot be set."""
     base: int = 0
     """Bytes of memory that the worker used before the attempt; they are not charged to the task."""
     spare: int = 0
@@ -124,8 +124,10 @@ class Slot:
         self._page[0] = 0
 
     def read(self) -> Doing | None:
-        """Return the worker's current attempt; None between tasks. During a write the result may be a mixture of two
-        attempts: read twice and compare."""
+        """Return the worker's current attempt; None between tasks.
+
+        The page has no lock. During a write, the result may be a mixture of two attempts: read twice, and compare.
+        """
         busy, *fields = _LAYOUT.unpack_from(self._page, 0)
         return Doing(*fields) if busy else None
 

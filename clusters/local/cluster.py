@@ -40,12 +40,12 @@ from toilfn.resources import Accelerator, Capacity, Resources
 from toilfn.units import format_duration, format_size, parse_disk, parse_memory
 
 __all__ = [
-    "Cleaner", "Launcher", "LocalCluster", "Process", "Verdict", "WorkerProcess", "broken_limit", "how_it_ended",
+    "Cleaner", "Launcher", "LocalCluster", "Process", "Verdict", "WorkerProcess", "exceeded_limit", "judge_exit",
     "launch",
 ]  # fmt: skip
 
-_MOST_KEPT = 512 * 2**20
-"""Bytes of memory that a worker may retain from earlier tasks, or as much as its last task requested, if more."""
+_MOST_RETAINED = 512 * 2**20
+"""Bytes of memory that a worker may retain from earlier tasks. If its last task requested more, that is the limit."""
 _EXIT_TIME = 1.0
 """Seconds that a worker may take to end after its connection was closed."""
 
@@ -65,11 +65,12 @@ class Process(Protocol):
 
 
 Launcher = Callable[[tuple[int, ...], int, Mapping[str, str]], Process]
-"""Starts a worker in a new session. Arguments: descriptors for ``--fd``, a descriptor for output, the environment."""
+"""A function that starts a worker in a new session. Its arguments are the descriptors for ``--fd``, the descriptor for
+output, and the environment."""
 
 
 def launch(fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> Process:
-    """Start a worker in a new Python interpreter."""
+    """Start a worker in a new Python interpreter; see `Launcher` for the arguments."""
     return subprocess.Popen(
         [*worker_command(sys.executable), "--fd", *map(str, fds)],
         stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -78,10 +79,11 @@ def launch(fds: tuple[int, ...], output: int, environment: Mapping[str, str]) ->
 
 
 class WorkerProcess:
-    """A worker process: starts it, and exchanges messages with it once it is ready.
+    """A worker process. The constructor starts it; messages are sent to it once it is ready.
 
     The worker leads a session of its own, so that one signal reaches all processes that its tasks start. It dies with
-    the leader: the leader's end of a pipe closes then, and the kernel sends the worker a signal (`toilfn.worker`).
+    the leader: when the leader dies, its end of a pipe closes, and the kernel sends the worker a signal (see
+    `toilfn.worker`).
 
     Parameters
     ----------
@@ -140,11 +142,14 @@ class WorkerProcess:
         return messages
 
     def doing(self) -> Doing | None:
-        """Return the worker's current task, or the one at its death; None between tasks, or while that is changing."""
+        """Return the worker's current attempt, or the one at its death.
+
+        The result is None between two tasks, and while the worker is writing the next attempt.
+        """
         first = self._slot.read()
         return first if first == self._slot.read() else None
 
-    def has_kept_much(self) -> bool:
+    def retains_much_memory(self) -> bool:
         """Return whether the worker retains so much memory of earlier tasks that it should be replaced.
 
         Memory that a worker uses before a task starts is not charged to the task, so it must be limited here.
@@ -153,7 +158,7 @@ class WorkerProcess:
         if not last.task.strip(b"\0"):
             return False
         self._first_base = self._first_base or last.base
-        return last.base - self._first_base > max(_MOST_KEPT, last.memory)
+        return last.base - self._first_base > max(_MOST_RETAINED, last.memory)
 
     def log(self) -> bytes:
         """Return the output of the current task."""
@@ -161,8 +166,11 @@ class WorkerProcess:
         return read_output(self._output, doing.log if doing else 0)
 
     def is_dead(self) -> bool:
-        """Return whether the worker has ended and all its messages have been received. Normally the connection shows
-        the end, too, unless a process started by the worker holds the other end."""
+        """Return whether the worker has ended and all its messages have been received.
+
+        Usually `receive` notices the end, because the connection closes. It does not if a process that the worker has
+        started holds the other end open.
+        """
         if self._process.poll() is None:
             return False
         poller = select.poll()
@@ -174,7 +182,7 @@ class WorkerProcess:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection, so that an idle worker ends."""
         self._wire.close()
 
@@ -203,7 +211,11 @@ class WorkerProcess:
 
 
 class Cleaner:
-    """Cleans up after killed workers, in a separate process, since deferred functions are the user's code."""
+    """Cleans up after killed workers.
+
+    The clean-up calls deferred functions, which are the user's code. So it runs in a separate process, where they can
+    neither block nor crash the leader.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -235,17 +247,17 @@ class Cleaner:
 
 
 Verdict = tuple[Cause, str]
-"""Why a batch ended: the cause for the scheduler, and a text for people."""
+"""Why a batch ended: the cause for the scheduler, and an explanation for users."""
 
 _SHORT = 0.02
-"""Seconds for which a task runs before its limits are checked."""
+"""Seconds for which a task runs before its limits are checked; checks of many short tasks would cost too much time."""
 
-_FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRAP"}
+_CRASH_SIGNALS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRAP"}
 """Signals that are caused by errors of the program itself."""
 
 
-def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | None:
-    """Return which limit a worker's task has exceeded, if any; the memory limit is checked only with `memory`."""
+def exceeded_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | None:
+    """Return which limit a worker's task has exceeded, if any. If `memory` is false, its memory is not checked."""
     doing = worker.doing()
     if doing is None:
         return None
@@ -269,8 +281,8 @@ def _too_much(used: int, doing: Doing) -> str:
     return f"used {format_size(used)} of memory but requested {asked}{more}"
 
 
-def how_it_ended(status: int, *, in_task: bool) -> Verdict:
-    """Return why a worker ended that was not asked to.
+def judge_exit(status: int, *, in_task: bool) -> Verdict:
+    """Return why a worker ended although it was not asked to end.
 
     Parameters
     ----------
@@ -284,7 +296,7 @@ def how_it_ended(status: int, *, in_task: bool) -> Verdict:
         return (Cause.ERROR if in_task else Cause.LOST), f"the worker process ended with exit status {status} {where}"
     name = _signal_name(-status)
     hint = "; perhaps the machine ran out of memory" if name == "SIGKILL" else ""
-    cause = Cause.ERROR if in_task and name in _FAULTS else Cause.LOST
+    cause = Cause.ERROR if in_task and name in _CRASH_SIGNALS else Cause.LOST
     return cause, f"the worker process was killed by {name} {where}{hint}"
 
 
@@ -299,7 +311,8 @@ _CHECK = 0.05
 """Seconds between two checks of the resources that workers use."""
 
 _CHECK_SHARE = 20
-"""Checks take at most one part in this many of the leader's time."""
+"""After a check, the leader waits at least this many times as long as the check took, so that checks of many workers
+take only a small part of its time."""
 
 _LAST_ANSWERS = 0.5
 """Seconds to wait at the end of a run for workers to report that their batches are done."""
@@ -468,7 +481,7 @@ class LocalCluster(Cluster):
             if key.fd == self._wake_read:
                 self._woken = bool(os.read(self._wake_read, 4096))
             elif key.data is not None:
-                updates += self._hear(key.data)
+                updates += self._receive(key.data)
             elif isinstance(worker := key.fileobj, WorkerProcess) and worker.receive() is None:
                 self._idle.remove(worker)
                 self._remove(worker)
@@ -476,7 +489,7 @@ class LocalCluster(Cluster):
             updates += self._check()
         return updates
 
-    def _hear(self, job: _Job) -> list[Update]:
+    def _receive(self, job: _Job) -> list[Update]:
         messages = job.worker.receive()
         if messages is None:
             return [self._ended(job)]
@@ -485,20 +498,20 @@ class LocalCluster(Cluster):
         messages.remove(DONE)
         self._free(job)
         is_reusable = not job.devices and FRESH_VARIABLE not in self._environment
-        if job.verdict is None and is_reusable and not job.worker.has_kept_much():
+        if job.verdict is None and is_reusable and not job.worker.retains_much_memory():
             self._selector.modify(job.worker, selectors.EVENT_READ, None)
             self._idle.append(job.worker)
         else:  # ended early, limited to one task, bound to its devices, or using too much memory
             self._selector.unregister(job.worker)
-            job.worker.hang_up()
+            job.worker.disconnect()
             self._leaving.append(job.worker)
         return [Update(job.id, JobState.ENDED, answers=tuple(messages))]
 
     def _ended(self, job: _Job) -> Update:
-        """Build the update for a job whose worker has died or is about to: its connection is closed."""
+        """Build the update for a job whose worker has closed its connection: it has died or is about to exit."""
         self._free(job)
         status, doing, log = job.worker.end(), job.worker.doing(), job.worker.log()
-        cause, detail = job.verdict or how_it_ended(status, in_task=doing is not None)
+        cause, detail = job.verdict or judge_exit(status, in_task=doing is not None)
         if doing is None and log and job.verdict is None:
             detail += ": " + log.decode(errors="replace").strip()[-_DETAIL:]
         self._remove(job.worker)
@@ -532,7 +545,7 @@ class LocalCluster(Cluster):
         return updates
 
     def _verdict(self, job: _Job) -> Verdict | None:
-        return broken_limit(job.worker, memory=self._watch_memory)
+        return exceeded_limit(job.worker, memory=self._watch_memory)
 
     def _end_early(self, job: _Job, verdict: Verdict) -> None:
         job.verdict = verdict
@@ -564,7 +577,11 @@ class LocalCluster(Cluster):
                 os.write(self._wake_write, b"!")
 
     def _await_last_answers(self) -> None:
-        """Wait for workers to report that they are done: a run ends as soon as it has their outcomes, a bit earlier."""
+        """Wait until workers without a current task report that their batches are done.
+
+        A run ends as soon as it has the outcomes of all tasks, which arrive shortly before these reports. Without this
+        wait, `close` would kill workers that are about to finish.
+        """
         deadline = time.monotonic() + _LAST_ANSWERS
         while any(job.worker.doing() is None for job in self._busy.values()):
             remaining = deadline - time.monotonic()
@@ -579,7 +596,7 @@ class LocalCluster(Cluster):
         self._await_last_answers()
         self.kill(list(self._busy))
         for worker in self._idle:
-            worker.hang_up()
+            worker.disconnect()
         deadline = time.monotonic() + _GRACE
         for worker in (*self._idle, *self._leaving, *(job.worker for job in self._busy.values())):
             worker.end(max(0.0, deadline - time.monotonic()))

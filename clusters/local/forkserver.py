@@ -1,7 +1,8 @@
-"""Fork workers, which start with all modules that this process has loaded, instead of starting a new Python for each.
+"""Start workers by forking, which is faster than starting a Python interpreter for each.
 
-Forking is safe only in a process without threads, and a leader has threads. So a *fork server* is forked first, before
-any thread is started. It forks each worker on request, and reports how each worker ended.
+A forked worker starts with all modules that this process has loaded. Forking is safe only in a process without threads,
+and a leader has threads. So a *fork server* is forked first, before any thread is started. It forks each worker on
+request, and reports how each worker ended.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LARGEST = 2**17
 
 
 def fork_server() -> ForkServer | None:
-    """Start a fork server; None where the system lacks a kind of socket that it needs, as macOS does."""
+    """Start a fork server; return None on a system without SOCK_SEQPACKET sockets, such as macOS."""
     try:
         return ForkServer()
     except OSError as error:
@@ -139,7 +140,7 @@ def _run_and_exit(function: object, *args: object) -> NoReturn:
     """Call a function in a forked process, and exit without the parent's exit handlers."""
     status = 1
     try:
-        status = int(function(*args) or 0)  # type: ignore[operator]  # one of ours
+        status = int(function(*args) or 0)  # type: ignore[operator]  # `_serve` or `_become_worker`
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
@@ -152,7 +153,7 @@ def _run_and_exit(function: object, *args: object) -> NoReturn:
 def _serve(control: socket.socket) -> None:
     """Fork workers until the other end of the socket closes."""
     os.setsid()  # only the leader handles Ctrl-C
-    gc.freeze()
+    gc.freeze()  # collections in workers would write to the pages that they share with this process, and copy them
     importlib.import_module("toilfn.worker.main")  # by name, since clusters must not import the core
     wake, woken = socket.socketpair()
     for end in (wake, woken):

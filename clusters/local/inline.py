@@ -61,6 +61,7 @@ class InlineCluster(Cluster):
         return [id_ for id_, _ in jobs]
 
     def _serve(self, id_: JobId, batch: Batch) -> None:
+        """Start a service in a thread."""
         def send(message: bytes) -> None:
             self._updates.put(Update(id_, JobState.RUNNING, answers=(message,)))
 
@@ -87,7 +88,7 @@ class InlineCluster(Cluster):
         return updates
 
     def tell(self, job: JobId, message: bytes) -> None:
-        """Stop a service: there is no other message for a running job."""
+        """Stop a service, whatever the message: no other message is sent to a running job."""
         if job in self._services:
             self._services[job].stop()
 

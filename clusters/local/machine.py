@@ -92,9 +92,9 @@ def used_memory(pid: int, limit: int) -> int:
     pid : int
         The id of the process.
     limit : int
-        Resident sizes count shared pages more than once, and pages of mapped files, such as large arrays of the store,
-        which the system can take back. Only if their sum exceeds this limit is the exact size determined, which is
-        expensive.
+        The sum of the resident sizes is an upper bound: it counts shared pages once per process, and also pages of
+        mapped files, such as large arrays of the store, which the system can reclaim. The exact size is expensive to
+        determine, so that is done only if the sum exceeds this limit.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def _resident(process: psutil.Process) -> int:
 
 
 def _own(process: psutil.Process) -> int:
-    """Return a process's share of the memory that it uses, without pages of files where the system tells these."""
+    """Return a process's share of the memory in use, without pages of files where the system reports those."""
     try:
         rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     except OSError:
