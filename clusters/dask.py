@@ -1,11 +1,11 @@
-"""Any cluster of dask.distributed: its workers start toilfn's workers, each in a process of its own.
+"""Run tasks on any cluster of dask.distributed.
 
 The cluster may be an existing one: an address, a client, a ``LocalCluster``, or a cluster object of dask-jobqueue or
 dask-kubernetes, whose pilot jobs then run the tasks. Jobs are published as datasets in the scheduler, so they outlive
-the leader, and its successor finds them.
+the leader, and the next leader finds them.
 
-`run_job` runs in dask's workers: each job is a process of its own, so that it can be killed. `DaskLink` is the
-connection to the scheduler, renewed after a loss of the scheduler.
+`run_job` runs in dask's workers. It starts toilfn's worker in a process of its own, so that the job can be killed.
+`DaskLink` is the connection to the scheduler, and connects again if the scheduler was lost.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class DaskCluster(Cluster):
     resources : mapping, optional
         Names under which workers advertise the resources that tasks request. Default: ``{"cores": "cores",
         "memory": "memory", "disk": "disk", "gpu": "GPU"}``. Resources that no worker advertises are not reserved; a job
-        then takes one thread. Requests for more cores than any worker has threads, for more memory than any worker's
-        limit, and for accelerators that no worker advertises are errors.
+        then takes one thread. It is an error to request more cores than any worker has threads, more memory than any
+        worker's limit, or accelerators that no worker advertises.
     python : str, optional
         Python interpreter on the workers. Default: that of each worker.
     worker_command : sequence of str, optional
@@ -104,13 +104,13 @@ class DaskCluster(Cluster):
     timeout : float
         Seconds to wait for the scheduler, at the start and after its loss.
     description : path, optional
-        In place of `cluster`: a file as `toilfn cluster init` writes it, with ``kind: dask``. Its machines are created
-        when the run begins, by dask-cloudprovider, and removed when it ends.
+        In place of `cluster`: a description file with ``kind: dask``, such as `toilfn cluster init` writes.
+        dask-cloudprovider creates the machines when the run begins, and removes them when it ends.
     adapt : mapping, optional
-        Lets the number of workers follow the run: arguments of the cluster object's ``adapt``, such as
-        ``{"minimum": 0, "maximum": 20}``. Workers are started for tasks that will be ready within five minutes, and so
-        many that all are done within ``target_duration``, by default half an hour. After the run, dask's own rule
-        takes over, with the same arguments.
+        Adapt the number of workers to the run. The arguments are those of the cluster object's ``adapt``, such as
+        ``{"minimum": 0, "maximum": 20}``. Workers are started for tasks that will be ready within five minutes, and as
+        many as are needed to finish all tasks within ``target_duration``, by default half an hour. After the run,
+        dask adapts the number by its own rule, with the same arguments.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
@@ -131,14 +131,17 @@ class DaskCluster(Cluster):
         adapt: Mapping[str, Any] | None = None,
     ) -> None:
         if cluster is not None and description is not None:
-            raise InputError("DaskCluster: name either a cluster or the description of one, not both")
+            raise InputError("DaskCluster: cluster and description cannot be combined", hint="pass only one of them")
         if adapt is not None and not hasattr(cluster, "adapt"):
-            raise InputError("DaskCluster: adapt needs a cluster object, which starts and ends workers")
+            raise InputError(
+                "DaskCluster: adapt needs a cluster object, which can start and end workers",
+                hint="pass the cluster object instead of its address",
+            )
         self.max_jobs = max_jobs
         self._object = cluster
         self._adapt = adapt
         self._follows = False
-        """Whether the number of the cluster object's workers follows the run."""
+        """Whether the number of the cluster object's workers is adapted to the run."""
         self._description = description
         self._machines: Any = None
         self._expected: set[str] = set()
@@ -173,7 +176,10 @@ class DaskCluster(Cluster):
             ) from error
 
     def _create(self, description: str | os.PathLike[str], store: str) -> None:
-        """Create the machines of a description. Its module is found by name: only this needs what knows clouds."""
+        """Create the machines of a description.
+
+        The module is imported by name, since clusters must not import `toilfn.cloud`.
+        """
         created = import_module("toilfn.cloud.dask").create(description, store, self._names)
         self._machines, self._expected = created.cluster, set(created.resources)
         self._link = DaskLink(self._machines, self._timeout)
@@ -199,7 +205,7 @@ class DaskCluster(Cluster):
 
     def poll(self, timeout: float) -> list[Update]:
         """Wait until a job ends. See `Cluster.poll`."""
-        updates = self._impossible()
+        updates = self._end_impossible_jobs()
         end = time.monotonic() + (0.0 if updates else timeout)
         with suppress(queue.Empty):
             job = self._ended.get(timeout=max(0.0, end - time.monotonic()))
@@ -246,8 +252,11 @@ class DaskCluster(Cluster):
         """Wake a waiting `poll`."""
         self._ended.put(None)
 
-    def _impossible(self) -> list[Update]:
-        """End jobs that were submitted before the first workers, if the workers cannot run them."""
+    def _end_impossible_jobs(self) -> list[Update]:
+        """End the jobs whose requirements no worker can satisfy.
+
+        Jobs that were submitted before there were any workers could not be checked then, so they are checked here.
+        """
         if not self._unchecked or time.monotonic() < self._next_check or not self._link.is_up:
             return []
         self._next_check = time.monotonic() + self.poll_interval
@@ -260,10 +269,10 @@ class DaskCluster(Cluster):
             try:
                 self._request(resources, workers)
             except ClusterError as error:
-                updates += self._given_up(job, str(error))
+                updates += self._give_up(job, str(error))
         return updates
 
-    def _given_up(self, job: JobId, why: str) -> list[Update]:
+    def _give_up(self, job: JobId, why: str) -> list[Update]:
         if job not in self._futures:
             return []
         self.kill([job])
@@ -371,8 +380,8 @@ def _described(worker: Mapping[str, Any]) -> str:
 _TAIL = 1000
 """Number of bytes of a job's output to keep."""
 
-_AFTER_GO = 'read -r REPLY && exec "$0" "$@" < /dev/null'
-"""A script that waits for a line on standard input before it runs the job; if this process dies first, it exits."""
+_AFTER_LINE = 'read -r REPLY && exec "$0" "$@" < /dev/null'
+"""A script that waits for a line on standard input before it runs the job. If the dask worker dies first, it exits."""
 
 _processes: dict[str, subprocess.Popen[bytes]] = {}
 """The processes of the jobs in this dask worker."""
@@ -381,17 +390,17 @@ _processes: dict[str, subprocess.Popen[bytes]] = {}
 def run_job(job: str, command: list[str], arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Run a job; return its exit status, or the negative number of a signal, and the end of its output."""
     program = command[0] or sys.executable
-    with tempfile.TemporaryFile() as output, _leash() as leash:
+    with tempfile.TemporaryFile() as output, _life_pipe() as read_end:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _AFTER_GO, program, *command[1:], *arguments],
+            ["/bin/sh", "-c", _AFTER_LINE, program, *command[1:], *arguments],
             env=os.environ | environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
-            start_new_session=True, pass_fds=[leash],
+            start_new_session=True, pass_fds=[read_end],
         )  # fmt: skip
         _processes[job] = process
         try:
             assert process.stdin is not None
             with suppress(BrokenPipeError), process.stdin as go:
-                _kill_with_us(leash, process.pid)
+                _kill_with_this_process(read_end, process.pid)
                 go.write(b"\n")
             status = process.wait()
         finally:
@@ -401,25 +410,25 @@ def run_job(job: str, command: list[str], arguments: list[str], environment: dic
 
 
 @contextmanager
-def _leash() -> Iterator[int]:
-    """Create a pipe whose other end only this process holds, and yield its read end."""
-    leash, ours = os.pipe()
+def _life_pipe() -> Iterator[int]:
+    """Create a pipe, and yield its read end. Only this process has the write end, so the pipe closes when it dies."""
+    read_end, ours = os.pipe()
     try:
-        yield leash
+        yield read_end
     finally:
-        os.close(leash)
+        os.close(read_end)
         os.close(ours)
 
 
-def _kill_with_us(leash: int, group: int) -> None:
+def _kill_with_this_process(read_end: int, group: int) -> None:
     """Have the kernel kill a job and its descendants when this dask worker dies for any reason.
 
     When the write end of the pipe closes, the kernel sends SIGKILL, chosen by F_SETSIG, to the owner of the read end.
     """
     if sys.platform == "linux":
-        fcntl.fcntl(leash, fcntl.F_SETOWN, -group)
-        fcntl.fcntl(leash, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(leash, fcntl.F_SETFL, fcntl.fcntl(leash, fcntl.F_GETFL) | os.O_ASYNC)
+        fcntl.fcntl(read_end, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(read_end, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(read_end, fcntl.F_SETFL, fcntl.fcntl(read_end, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def kill_jobs(jobs: list[str]) -> None:
@@ -435,7 +444,7 @@ _PAUSE = 0.1
 
 
 class DaskLink:
-    """Provides a connected client: its own, or the user's.
+    """A connection to a scheduler, through a client of its own or the user's.
 
     Parameters
     ----------
@@ -455,7 +464,7 @@ class DaskLink:
 
     @property
     def is_up(self) -> bool:
-        """Whether the client is connected, as far as it knows."""
+        """Whether the client is connected, as far as the client knows; a lost scheduler is noticed late."""
         return self._client is not None and self._client.status == "running"
 
     def client(self) -> Client:
@@ -496,7 +505,7 @@ class DaskLink:
                 loop.stop()
 
     def _users_client(self) -> Client | None:
-        """Return the user's client, if there is one, once it is connected (again)."""
+        """Return the user's client, if there is one, after waiting until it is connected."""
         from distributed import Client
 
         if not isinstance(self._place, Client):
@@ -544,9 +553,10 @@ class DaskLink:
 
 
 class _Loop:
-    """An event loop in a thread of its own that can be ended whatever the state of the client in it.
+    """An event loop in a separate thread, for a client.
 
-    A client with its own loop leaves the thread running when it loses its scheduler permanently.
+    A client that creates its own loop leaves the thread running if it loses its scheduler permanently. This loop can be
+    stopped in any state of the client.
     """
 
     def __init__(self) -> None:

@@ -246,7 +246,7 @@ class Queue(Protocol):
         """Submit a description with the user's additional arguments; return the answer, such as ``4711.0 - 4711.3``."""
 
     def queued(self, clusters: Sequence[str]) -> list[Ad]:
-        """Return the ClassAds of the queued jobs of some clusters; without clusters, of all queued jobs of this user."""
+        """Return the ClassAds of the queued jobs of some clusters, or, if `clusters` is empty, of this user."""
 
     def history(self, clusters: Sequence[str]) -> list[Ad]:
         """Return the ClassAds of those jobs of some clusters that have left the queue."""

@@ -54,10 +54,10 @@ STATES: dict[str, tuple[JobState, Cause | None]] = {
     "CANCELED": (JobState.ENDED, Cause.LOST),
     "PREEMPTED": (JobState.ENDED, Cause.PREEMPTED),
 }
-"""TES states (tesState) and their meanings. A system error is not the task's fault, so the job counts as lost."""
+"""TES states (tesState) and their meanings. A job with a system error counts as lost: that is not the task's fault."""
 
 _FEW = 8
-"""Up to this many jobs are queried one by one; for more, the list of all jobs is read."""
+"""Maximum number of jobs to query one by one. For more jobs, reading the list of all jobs is faster."""
 
 _PAGE = 2000
 """Tasks per page of a list. TES requires less than 2048."""
@@ -75,7 +75,7 @@ _CREDENTIALS_HINT = (
 
 _MEMORY = re.compile(r"\bOOM|out of memory", re.IGNORECASE)
 _PREEMPTED = re.compile(r"\b(Node)?Preempted\b", re.IGNORECASE)
-"""Words in a task's system logs. TES on Azure reports a preempted node as a system error."""
+"""Patterns for a task's system logs. TES on Azure reports a preempted node as a system error."""
 
 
 class TESSettings(ContainerSettings, total=False):
@@ -329,7 +329,7 @@ def _credentials(settings: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
 
 
 def _token(given: str) -> str:
-    """Return a token, read from its file if one is named; a file that cannot be read at present counts as an outage."""
+    """Return the token, read from a file if the setting names one. A file that cannot be read counts as an outage."""
     if not given.startswith("file:"):
         return given
     path = Path(given.removeprefix("file:")).expanduser()

@@ -19,7 +19,7 @@ _CREDENTIALS = (
 _FORBIDDEN = ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation")
 _CLOCK = ("RequestExpired", "RequestTimeTooSkewed")
 _OTHER_TIME = ("Signature expired", "Signature not yet current")
-"""How services word that the time of a request is wrong, where the code is that of wrong credentials."""
+"""Messages that the time of a request is wrong. Some services send them with the error code of wrong credentials."""
 _TAKEN = (
     "EntityAlreadyExists", "InvalidGroup.Duplicate", "InvalidKeyPair.Duplicate",
     "InvalidLaunchTemplateName.AlreadyExistsException", "ResourceInUseException",
@@ -66,7 +66,7 @@ class Amazon:
         ClusterError
             If the service refuses the request. The error quotes its message.
         InputError
-            If region, profile or endpoint is invalid.
+            If the region, the profile or the endpoint is invalid.
         """
         try:
             from botocore.exceptions import (
@@ -123,7 +123,7 @@ class Amazon:
             from botocore.config import Config
             from botocore.session import Session
 
-            # The caller decides on retries, since a request that submits a job must not be sent twice.
+            # botocore must not retry: a request that submits a job must not be sent twice. The caller decides.
             config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
             session = Session(profile=self._profile)
             self._clients[service] = session.create_client(
@@ -140,9 +140,9 @@ def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
         return UnavailableError(text)
     if any(words in str(said.get("Message")) for words in _OTHER_TIME):
         return CredentialsError(text, hint=SET_CLOCK)
-    if code in _CLOCK:  # EC2 also answers so if temporary credentials have expired
+    if code in _CLOCK:  # EC2 sends the same code if temporary credentials have expired
         return AmazonRefusalError(text, code, f"{SET_CLOCK}; if it is right, renew your credentials")
-    if code == "AuthFailure":  # of EC2, which does not say which of the two it is
+    if code == "AuthFailure":  # EC2 sends it for wrong credentials and for a wrong clock
         return CredentialsError(text, hint=f"{_credentials_hint()}; if they are valid, set this machine's clock")
     if code in _CREDENTIALS:
         return CredentialsError(text, hint=_credentials_hint())

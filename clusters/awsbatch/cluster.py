@@ -250,7 +250,10 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return [job for queue in queues for job in self._named(queue, f"{_name(workflow)}-*")]
 
     def _named(self, queue: str, name: str) -> list[JobId]:
-        """Return the jobs with a name, in which a star stands for the random part; for an array, its elements."""
+        """Return the jobs whose names match a pattern, in which ``*`` stands for the random part.
+
+        Of an array, the elements are returned.
+        """
         filters = [{"name": "JOB_NAME", "values": [name]}]
         pattern = re.compile(re.escape(name).replace(r"\*", "[0-9a-f]{16}"))
         elements: list[JobId] = []
@@ -270,7 +273,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return found._replace(detail=f"{found.detail}; {said}", log="\n".join(lines).encode())
 
     def _log(self, stream: str) -> tuple[str, list[str]]:
-        """Return the name of a log stream with a few words, and its last lines if they can be read."""
+        """Return a sentence that names a log stream, and the stream's last lines if they can be read."""
         group = self.settings.get("log_group", "/aws/batch/job")
         try:
             answer = self._amazon.ask(
@@ -315,15 +318,15 @@ STATES = {
     "SUCCEEDED": JobState.ENDED,
     "FAILED": JobState.ENDED,
 }
-"""The states of AWS Batch (JobStatus), and ours."""
+"""The states of AWS Batch (JobStatus), and their meanings."""
 
 REASONS: dict[str, Cause] = {
     r"^Host EC2|Spot Task was interrupted": Cause.PREEMPTED,
     r"OutOfMemory|OOMKilled|out of memory": Cause.MEMORY,
     r"Job attempt duration exceeded timeout": Cause.WALLTIME,
 }
-"""Patterns for the status reason of a failed job or its container, and their causes. The first means that a spot
-instance was terminated, or a task on Fargate Spot was interrupted."""
+"""Patterns for the status reason of a failed job or its container, and the causes that they mean. AWS Batch reports a
+terminated spot instance as "Host EC2 (...) terminated"."""
 
 _MISCONFIGURED = "MISCONFIGURATION:"
 """The beginning of the status reason of a job whose queue can never run it."""
@@ -352,7 +355,10 @@ set -- "$@" "$toilfn_batch"
 
 
 def definition(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a job definition (ContainerProperties) and its name, which is derived from its content for reuse."""
+    """Return a job definition (ContainerProperties) and its name.
+
+    The name is derived from the content, so that later runs with the same settings find and reuse the definition.
+    """
     volumes = dict(enumerate(settings.get("volumes", {}).items()))
     roles = {
         "jobRoleArn": setting(settings, "job_role_arn", "TOILFN_AWS_BATCH_JOB_ROLE_ARN"),

@@ -444,7 +444,7 @@ class CommandCluster(PolledCluster[_Live]):
         return [templates[key].format(value) for key, value in given.items()]
 
     def walltime(self, resources: Resources) -> float | None:
-        """Return a job's time limit in seconds: its tasks' walltime plus `walltime_margin`, so that they can use it all."""
+        """Return a job's time limit in seconds: the walltime of its tasks plus `walltime_margin`."""
         if resources.walltime is not None:
             return resources.walltime + self.walltime_margin
         default = self.settings.get("walltime")

@@ -1,7 +1,8 @@
 """Kubernetes: each batch runs in the pod of a Job, and many batches of one shape in the pods of one Indexed Job.
 
-Two threads watch jobs and pods for changes, and another one sends jobs. The leader can run anywhere from where the API
-is reachable, or in a pod.
+Two threads watch jobs and pods for changes, and a third one creates jobs (see `toilfn.clusters.kubernetes.threads`).
+They put events into a queue and touch nothing else of the cluster: all its state belongs to the leader's thread, so it
+needs no lock. The leader can run in a pod, or anywhere from where the API is reachable.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from toilfn.clusters.kubernetes.manifest import (
     job_name,
     user_label,
 )
-from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS, departing
+from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS, reason_for_leaving
 from toilfn.clusters.kubernetes.threads import (
     Answer,
     Changed,
     Gone,
     Listed,
     News,
-    NoRoom,
     NotSent,
+    QuotaFull,
     Sender,
     Sent,
     Watcher,
@@ -61,17 +62,17 @@ _log = logging.getLogger(__name__)
 
 _TAIL = 1000
 """Number of bytes of a failed pod's log to show."""
-_INDEXED = 1, 29
+_INDEXED_SINCE = 1, 29
 """The first version of Kubernetes whose Indexed Jobs continue when one of their pods fails (backoffLimitPerIndex)."""
 _ARRAY_LIMIT = 1000
 _OPENING = 30.0
-"""Seconds to wait for the API at the start, when a wrong address is more likely than a temporary outage."""
-_BRIEF = 2.0
+"""Seconds to wait for the API at the start of a run, when a wrong address is more likely than a temporary outage."""
+_BRIEF_OUTAGE = 2.0
 """Seconds of an outage before it is reported."""
-_LOOKS = 20
-"""Maximum number of pods that do not start to examine in one round."""
-_LEAVING = 60.0
-"""Seconds after its grace period after which a deleted pod that still exists counts as lost with its node."""
+_MOST_CHECKS = 20
+"""Maximum number of waiting pods to examine in one round, since each may need a request for its events."""
+_DELETION_TIME = 60.0
+"""A deleted pod that still exists this many seconds after its grace period counts as lost with its node."""
 
 
 @dataclass(slots=True)
@@ -80,14 +81,17 @@ class _Live:
 
     job: str
     since: float
-    """The monotonic time since which the API is known to have the batch's job; infinite before that."""
+    """The monotonic time since which the API is known to have the batch's job; infinite before that.
+
+    A list that was requested earlier need not contain the job, so its absence from such a list means nothing.
+    """
     next_look: float
     """When to check whether something prevents the pod from starting."""
     pod: dict[str, Any] | None = None
     state: JobState = JobState.QUEUED
     is_killed: bool = False
-    left_at: float = field(default=float("inf"))
-    """When to give up waiting for the end of the pod after it was deleted."""
+    give_up_at: float = field(default=float("inf"))
+    """When to stop waiting for the end of a deleted pod (monotonic time); infinite for any other pod."""
 
 
 class KubernetesCluster(Cluster):
@@ -136,7 +140,7 @@ class KubernetesCluster(Cluster):
             self.close()
             raise
         most = int(self.settings.get("max_array_size", _ARRAY_LIMIT))
-        self._array_limit = max(1, most) if version >= _INDEXED else 1
+        self._array_limit = max(1, most) if version >= _INDEXED_SINCE else 1
         self._news = queue.SimpleQueue()
         self._watchers = [Watcher(connection, kind, selector, self._news) for kind in ("job", "pod")]
         self._sender = Sender(connection, self._news, self.poll_interval)
@@ -223,7 +227,7 @@ class KubernetesCluster(Cluster):
         self._news.put(None)
 
     def manifest(self, submission: Submission | None = None) -> dict[str, Any]:
-        """Return the Job that `submit` creates for a submission; without one, an example for an ordinary task."""
+        """Return the Job that `submit` creates for a submission; without one, an example with default requirements."""
         if submission is None:
             batch = Batch("BATCH", "example", Resources())
             submission = Submission("toilfn-example", (batch,), batch.resources, "")
@@ -246,7 +250,11 @@ class KubernetesCluster(Cluster):
         return answer
 
     def _at_start(self, ask: Callable[[], T]) -> T:
-        """Send a request at the start, when an address or credentials that do not work are wrong."""
+        """Send a request at the start of a run: rejected credentials are an error at once, and the wait is short.
+
+        Later, rejected credentials count as expired. At the start, they are wrong, and so is an address that does not
+        answer.
+        """
 
         def tolerate(error: UnavailableError) -> None:
             if isinstance(error, CredentialsError):
@@ -300,7 +308,7 @@ class KubernetesCluster(Cluster):
         lost = [(id_, live) for id_, live in self._live.items() if live.job == name]
         found = Found(JobState.ENDED, Cause.INPUT, why)
         if not is_doubtful:
-            self._alive[name] += 1  # the API server has no job to delete
+            self._alive[name] += 1  # so that `_ended` does not delete the job, which the API does not have
         updates = [self._ended(id_, live, found) for id_, live in lost]
         self._alive.pop(name, None)
         return updates
@@ -318,42 +326,42 @@ class KubernetesCluster(Cluster):
             news = self._news.get(timeout=max(0.0, timeout))
             while True:
                 is_awake |= news is None
-                updates += self._learn(news)
+                updates += self._handle(news)
                 news = self._news.get_nowait()
         return is_awake
 
-    def _learn(self, news: News | Answer) -> list[Update]:
+    def _handle(self, news: News | Answer) -> list[Update]:
         match news:
             case Sent(name, at):
                 self._sent(name, at)
             case NotSent(name, why, is_doubtful):
                 return self._not_sent(name, why, is_doubtful)
-            case NoRoom(why):
+            case QuotaFull(why):
                 self._warn_once(f"jobs are waiting for the namespace's quota: {why}")
             case Changed("pod", pod):
-                return self._saw(pod)
+                return self._update_pod(pod)
             case Gone("pod", pod):
                 return self._lost(element(pod).id, pod)
             case Gone("job", manifest):
                 return self._lost_jobs({manifest["metadata"]["name"]})
             case Listed(kind, items, began):
-                return self._saw_all(kind, items, began)
+                return self._compare_list(kind, items, began)
         return []
 
-    def _saw_all(self, kind: str, items: Sequence[dict[str, Any]], began: float) -> list[Update]:
+    def _compare_list(self, kind: str, items: Sequence[dict[str, Any]], began: float) -> list[Update]:
         """Compare a list with the batches that were known before the list was requested."""
         before = {id_: live for id_, live in self._live.items() if live.since < began}
         if kind == "job":
             names = {item["metadata"]["name"] for item in items}
             return self._lost_jobs({live.job for live in before.values()} - names)
         there = {element(pod).id for pod in items}
-        updates = [update for pod in items for update in self._saw(pod)]
+        updates = [update for pod in items for update in self._update_pod(pod)]
         for id_, live in before.items():
             if live.pod is not None and id_ not in there:
                 updates += self._lost(id_, live.pod)
         return updates
 
-    def _saw(self, pod: dict[str, Any]) -> list[Update]:
+    def _update_pod(self, pod: dict[str, Any]) -> list[Update]:
         id_ = element(pod).id
         live = self._live.get(id_)
         if live is None:
@@ -365,7 +373,7 @@ class KubernetesCluster(Cluster):
             self._remove(pod["metadata"]["name"], self._api.delete_pod)
         if "deletionTimestamp" in pod["metadata"]:
             grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
-            live.left_at = min(live.left_at, time.monotonic() + grace + _LEAVING)
+            live.give_up_at = min(live.give_up_at, time.monotonic() + grace + _DELETION_TIME)
         found = verdict.judge(pod)
         if found.state is JobState.ENDED:
             return [self._ended(id_, live, found)]
@@ -382,7 +390,7 @@ class KubernetesCluster(Cluster):
         return [self._ended(id_, live, found if found.state is JobState.ENDED else verdict.gone(pod))]
 
     def _lost_jobs(self, names: set[str]) -> list[Update]:
-        """Build the updates for batches of jobs that no longer exist. Batches that still have pods are left out."""
+        """Build the updates for the batches of jobs that no longer exist, except batches that still have pods."""
         lost = [id_ for id_, live in self._live.items() if live.job in names and live.pod is None]
         return [update for id_ in lost for update in self._lost(id_, None)]
 
@@ -391,7 +399,7 @@ class KubernetesCluster(Cluster):
             found = Found(JobState.ENDED, Cause.LOST, "killed")
         elif found.cause is not None and live.pod is not None:
             found = self._judge_lost(found, live.pod) if found.cause is Cause.LOST else found
-            log = verdict.last_words(live.pod).encode(errors="replace")
+            log = verdict.termination_message(live.pod).encode(errors="replace")
             found = found._replace(detail=found.detail + self._printed(live.pod, found.cause), log=log)
         del self._live[id_]
         self._alive[live.job] -= 1
@@ -401,18 +409,18 @@ class KubernetesCluster(Cluster):
         return Update(id_, JobState.ENDED, found.cause, found.detail, log=found.log)
 
     def _judge_lost(self, found: Found, pod: Mapping[str, Any]) -> Found:
-        """Classify a lost pod by its node: if the node was drained or reclaimed, the pod counts as preempted."""
+        """Change the cause of a lost pod to preemption if its node was drained or reclaimed."""
         try:
             node = self._api.node(pod["spec"]["nodeName"]) if pod["spec"].get("nodeName") else None
         except ClusterError:
             return found
         labels = self.settings.get("preemptible_labels", PREEMPTIBLE_LABELS)
-        why = departing(node, labels) if node else ""
+        why = reason_for_leaving(node, labels) if node else ""
         return found._replace(cause=Cause.PREEMPTED, detail=f"{found.detail}; {why}") if why else found
 
     def _printed(self, pod: Mapping[str, Any], cause: Cause | None) -> str:
         """Return the end of the task's output, and of the worker's output outside its tasks."""
-        said = verdict.last_words(pod)[-_TAIL:].strip()
+        said = verdict.termination_message(pod)[-_TAIL:].strip()
         printed = f"; its output ends with:\n{said}" if said else ""
         if cause in (Cause.LOST, Cause.PREEMPTED):  # its node may be gone
             return printed
@@ -447,10 +455,10 @@ class KubernetesCluster(Cluster):
         updates: list[Update] = []
         looks = 0
         for id_, live in tuple(self._live.items()):
-            if now > live.left_at:
+            if now > live.give_up_at:
                 updates += self._lost(id_, live.pod)
             elif live.state is JobState.QUEUED and now > live.next_look and live.job not in self._unsent:
-                if (looks := looks + 1) > _LOOKS:
+                if (looks := looks + 1) > _MOST_CHECKS:
                     break
                 live.next_look = now + self._pod_timeout
                 updates += self._stuck(id_, live)
@@ -471,11 +479,11 @@ class KubernetesCluster(Cluster):
                 f"{error}\nno contact for {format_duration(away)} (setting patience); the jobs keep running",
                 hint="resume the run later",
             )
-        if away > _BRIEF:
+        if away > _BRIEF_OUTAGE:
             self._note_outage(error)
 
     def _stuck(self, id_: JobId, live: _Live) -> list[Update]:
-        """Find out what prevents a batch from starting; waiting for a node is not an error."""
+        """End a batch if something prevents it from starting; waiting for a node or for quota is not an error."""
         if live.pod is not None and not verdict.is_starting(live.pod):
             self._warn_once(f"pods are waiting for a node: {verdict.judge(live.pod).detail}")
             return []
@@ -483,7 +491,7 @@ class KubernetesCluster(Cluster):
         reason = verdict.blocked(live.pod) if live.pod else ""
         reason = reason or self._warning(name)
         if "exceeded quota" in reason:
-            if verdict.is_final(reason):
+            if verdict.exceeds_whole_quota(reason):
                 return [
                     self._ended(id_, live, Found(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.QUOTA_TOO_SMALL}"))
                 ]
@@ -493,7 +501,7 @@ class KubernetesCluster(Cluster):
             return []
         if live.pod is not None:
             self._remove(name, self._api.delete_pod)
-        # If other pods have run, this may be temporary; if none ever has, the settings are wrong.
+        # If other pods have run, the reason may be temporary. If no pod has ever run, the settings are wrong.
         cause = Cause.LOST if self._has_run else Cause.INPUT
         detail = f"the pod did not start within {format_duration(self._pod_timeout)} (pod_timeout): {reason}"
         live.pod = None

@@ -1,4 +1,4 @@
-"""Send requests to the Kubernetes API, and judge its refusals."""
+"""Send requests to the Kubernetes API, and distinguish refusals from temporary outages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TIMEOUT = (5.0, 30.0)
 """Timeouts for connecting and for an answer, in seconds."""
 _AWAY = {0, 408, 429, 500, 502, 503, 504}
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-"""The file with the namespace of a pod, in its containers."""
+"""The file in a container that has the namespace of its pod."""
 _PAGE = 500
 """Number of objects to list in one request."""
 
@@ -55,7 +55,10 @@ _HELPFUL = {
 
 
 class ExpiredError(UnavailableError):
-    """The server no longer has the version to continue from, or a stream ended with an error: list everything again."""
+    """A watch cannot continue from its version, because the server no longer has it or ended the stream with an error.
+
+    The caller must list all objects again.
+    """
 
 
 class Connection:
@@ -112,9 +115,9 @@ class Connection:
         except RefusedError as error:
             if error.status == 404:
                 raise ClusterError(f"namespace {self.namespace!r} not found in {self.host}") from error
-            if error.status != 403:  # an account may use a namespace without permission to read it
+            if error.status != 403:  # an account may lack the permission to read a namespace that it may use
                 raise
-        with suppress(RefusedError):  # a server need not answer queries about permissions
+        with suppress(RefusedError):  # servers are not required to answer queries about permissions
             self._check_permissions()
         self._ask(self._jobs.list_namespaced_job, self.namespace, label_selector=selector, limit=1)
         self._ask(self._pods.list_namespaced_pod, self.namespace, label_selector=selector, limit=1)
@@ -160,7 +163,10 @@ class Connection:
                 raise _unfit(error) from None
 
     def create_job(self, manifest: dict[str, Any]) -> None:
-        """Create a job. If one with its name exists, an earlier request has created it whose answer was lost."""
+        """Create a job. If a job with its name exists, ignore that: an earlier request created it, and lost its answer.
+
+        Names are unique, so no one else can have created it.
+        """
         try:
             self._ask(self._jobs.create_namespaced_job, self.namespace, manifest, field_validation="Strict")
         except RefusedError as error:
@@ -187,7 +193,7 @@ class Connection:
             except ExpiredError:
                 if "_continue" not in options:
                     raise
-                items, options = [], {"label_selector": selector}  # too slow for pages; list everything at once
+                items, options = [], {"label_selector": selector}  # the pages have expired; list everything at once
                 continue
             items += page["items"]
             if not (more := page["metadata"].get("continue")):
@@ -196,7 +202,7 @@ class Connection:
         return items, page["metadata"]["resourceVersion"]
 
     def watch(self, kind: str, selector: str, version: str, seconds: int) -> Stream:
-        """Watch jobs or pods from a version on. The server ends the stream after `seconds`."""
+        """Watch the changes of jobs or pods after a version. The server ends the stream after `seconds`."""
         response = self._request(
             self._lister(kind),
             self.namespace,
@@ -218,7 +224,7 @@ class Connection:
             return bytes(response.data)[-size:].decode(errors="replace").strip()
 
     def node(self, name: str) -> dict[str, Any] | None:
-        """Return a node; None if it no longer exists, or if this user may not read nodes, which is optional."""
+        """Return a node; None if it no longer exists, or if this user may not read nodes (an optional permission)."""
         if self._sees_nodes:
             try:
                 return self._ask(self._pods.read_node, name)
@@ -347,7 +353,7 @@ class Stream:
             self._response.close()
 
     def _error(self, status: Mapping[str, Any]) -> ClusterError:
-        """Build the error for an event that says why the stream ends."""
+        """Build the exception for an error event, with which the server ends the stream."""
         found = self._judge(int(status.get("code") or 500), None, str(status.get("message", "")))
         return ExpiredError(str(found)) if type(found) is UnavailableError else found
 

@@ -1,4 +1,4 @@
-"""Define the settings of the cluster, build the Job of a submission, and read such Jobs back. All functions are pure.
+"""The settings of the cluster, and pure functions that build the Job of a submission and interpret such Jobs.
 
 This module follows the reference of the API ``batch/v1``,
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/.
@@ -20,8 +20,8 @@ from toilfn.clusters.kubernetes.placement import (
     PREEMPTIBLE_LABELS,
     affinity,
     amounts,
+    disruption_annotations,
     tolerations,
-    undisturbed,
 )
 from toilfn.errors import InputError
 from toilfn.units import parse_duration
@@ -175,7 +175,7 @@ class Element(NamedTuple):
 
 
 def job_name(prefix: str, workflow: str, token: str) -> str:
-    """Build a valid name of at most 52 characters, which leaves room for the suffixes of pod names."""
+    """Build a valid name of at most 52 characters: the names of its pods are longer, and limited to 63 characters."""
     words = re.sub(r"[^a-z0-9]+", "-", f"{prefix}-{workflow}".lower()).strip("-")
     return f"{words[: 51 - len(token)].rstrip('-')}-{token}"
 
@@ -209,7 +209,7 @@ def job(submission: Submission, context: RunContext, settings: Mapping[str, Any]
         PREEMPTIBLE: str(submission.resources.preemptible).lower(),
     }
     annotations = dict(settings.get("annotations", {}))
-    own = undisturbed(submission.resources) | annotations
+    own = disruption_annotations(submission.resources) | annotations
     template = {"metadata": {"labels": labels, "annotations": own}, "spec": _pod(submission, context, settings)}
     names = json.dumps([batch.name for batch in submission.batches])
     return {
@@ -259,7 +259,7 @@ def _owner(owner: str) -> str:
     Raises
     ------
     InputError
-        If it is not.
+        If it is not a valid label value.
     """
     if not _LABEL.fullmatch(owner):
         raise InputError(
@@ -270,9 +270,9 @@ def _owner(owner: str) -> str:
 
 
 def _completion(submission: Submission) -> dict[str, Any]:
-    """Return the fields that make each batch run only once, since the leader decides on retries.
+    """Return the fields of the Job that make each batch run only once, since the leader decides on retries.
 
-    With a limit for each index instead of one for the Job, a failed batch does not affect the others.
+    The limit on failures is per index. A limit for the whole Job would end all other batches when one fails.
     """
     if not submission.is_array:
         return {"backoffLimit": 0}
@@ -344,7 +344,7 @@ def _volumes(context: RunContext, settings: Mapping[str, Any]) -> list[tuple[dic
     host = settings.get("host_path")
     work = {"hostPath": {"path": host, "type": "DirectoryOrCreate"}} if host else {"emptyDir": {}}
     wanted: list[tuple[str, dict[str, Any], bool]] = [(_work_dir(context), work, False)]
-    # Readable by all, since a container may run as any user; no one outside the pod can access its volumes.
+    # All users may read the files, since a container may run as any user. Volumes are not accessible outside the pod.
     for place, name in settings.get("secrets", {}).items():
         wanted.append((place, {"secret": {"secretName": name, "defaultMode": 0o444}}, True))
     for place, name in settings.get("config_maps", {}).items():

@@ -9,7 +9,8 @@ from typing import Any
 from toilfn.resources import Accelerator, Resources
 
 __all__ = [
-    "ACCELERATOR_LABELS", "PREEMPTIBLE_LABELS", "affinity", "amounts", "departing", "tolerations", "undisturbed",
+    "ACCELERATOR_LABELS", "PREEMPTIBLE_LABELS", "affinity", "amounts", "disruption_annotations", "reason_for_leaving",
+    "tolerations",
 ]  # fmt: skip
 
 PREEMPTIBLE_LABELS: dict[str, str] = {
@@ -115,17 +116,17 @@ def tolerations(
     return found
 
 
-def undisturbed(resources: Resources) -> dict[str, str]:
+def disruption_annotations(resources: Resources) -> dict[str, str]:
     """Return the annotations that keep Karpenter, EKS and the autoscaler from removing a node while the pod runs.
 
-    GKE Autopilot refuses the second one for pods on spot machines.
+    Preemptible pods do not get the annotation ``safe-to-evict``, which GKE Autopilot refuses on spot machines.
     """
     keep = {} if resources.preemptible else {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     return {"karpenter.sh/do-not-disrupt": "true", **keep}
 
 
-def departing(node: Mapping[str, Any], preemptible_labels: Mapping[str, str]) -> str:
-    """Return why a node's pods were lost through no fault of theirs: it is being drained, or is preemptible.
+def reason_for_leaving(node: Mapping[str, Any], preemptible_labels: Mapping[str, str]) -> str:
+    """Return why a node may have left, and taken its pods with it: it is being drained, or it is preemptible.
 
     Parameters
     ----------
@@ -137,7 +138,7 @@ def departing(node: Mapping[str, Any], preemptible_labels: Mapping[str, str]) ->
     Returns
     -------
     str
-        Empty if neither is the case.
+        A text for the details of the lost job; empty if the node is neither.
     """
     name, spec, labels = node["metadata"]["name"], node.get("spec", {}), node["metadata"].get("labels", {})
     for taint in spec.get("taints") or []:

@@ -1,6 +1,6 @@
-"""Threads between the leader and the Kubernetes API: `Watcher` reports changes, and `Sender` creates jobs.
+"""Threads that communicate with the Kubernetes API: `Watcher` reports changes, and `Sender` creates jobs.
 
-Both put their messages into a queue that the cluster reads, so the leader never waits for the API.
+Both put events into a queue that the cluster reads in the leader's thread, so the leader need not wait for the API.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 
 from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.kubernetes.connection import Connection, ExpiredError, QuotaError, Stream
-from toilfn.clusters.kubernetes.verdict import QUOTA_TOO_SMALL, is_final
+from toilfn.clusters.kubernetes.verdict import QUOTA_TOO_SMALL, exceeds_whole_quota
 from toilfn.errors import ClusterError
 
-__all__ = ["Answer", "Changed", "Gone", "Listed", "News", "NoRoom", "NotSent", "Sender", "Sent", "Watcher"]
+__all__ = ["Answer", "Changed", "Gone", "Listed", "News", "NotSent", "QuotaFull", "Sender", "Sent", "Watcher"]
 
 _SHORTEST_PAUSE, _LONGEST_WATCHING_PAUSE, _LONGEST_SENDING_PAUSE = 0.1, 10.0, 30.0
 _STREAM = 300
-"""Seconds after which a stream is restarted: an undetected loss of the connection lasts at most this long."""
+"""Seconds after which a stream is restarted, so that a lost connection stays undetected for at most this long."""
 _STEADY = 5.0
 """Seconds after which an open stream counts as working even without any events."""
 
 
 class Listed(NamedTuple):
-    """All objects at some time."""
+    """The answer to a list request: all objects that existed then."""
 
     kind: str
     items: list[dict[str, Any]]
@@ -48,15 +48,15 @@ class Gone(NamedTuple):
 
 
 News = Listed | Changed | Gone | None
-"""An event; None only wakes the receiver."""
+"""An event; None has no content, and only wakes the receiver."""
 
 
 class Watcher:
     """Watches the jobs or pods with some labels.
 
     A stream that ends is resumed where it ended. If the server no longer has the changes since then (410), or ended the
-    stream with an error, everything is listed again. The pause grows with each consecutive failure; `trouble` returns
-    since when nothing has worked.
+    stream with an error, all objects are listed again. The pause between attempts grows with each consecutive failure;
+    `trouble` returns when the first of these failures was.
 
     Parameters
     ----------
@@ -81,7 +81,11 @@ class Watcher:
         self._thread.start()
 
     def trouble(self) -> tuple[float, ClusterError] | None:
-        """Return the last error and the monotonic time since which nothing has worked; None if the watch works."""
+        """Return the time of the first consecutive failure (monotonic) and the last error; None if the watch works.
+
+        The leader's thread calls this. It reads single attributes that the watcher's thread replaces, so it needs no
+        lock.
+        """
         if time.monotonic() - self._opened > _STEADY:
             self._works()
         return self._trouble
@@ -161,13 +165,13 @@ class NotSent(NamedTuple):
     """Whether the API may nevertheless have accepted the job, because an answer was lost."""
 
 
-class NoRoom(NamedTuple):
+class QuotaFull(NamedTuple):
     """The namespace's quota has no room for a job at present."""
 
     why: str
 
 
-Answer = Sent | NotSent | NoRoom
+Answer = Sent | NotSent | QuotaFull
 
 
 class Sender:
@@ -194,6 +198,7 @@ class Sender:
         """The job that is being sent."""
         self._trouble: tuple[float, ClusterError] | None = None
         self._changed = threading.Condition()
+        """Guards `_waiting`, `_current` and `_is_stopped`. It is not held during a request, so `put` never waits."""
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="toilfn-sender", daemon=True)
         self._thread.start()
@@ -211,7 +216,7 @@ class Sender:
                 self._news.put(NotSent(name, "killed", name in self._doubtful))
 
     def trouble(self) -> tuple[float, ClusterError] | None:
-        """Return the first error since the last success, and its monotonic time."""
+        """Return the time (monotonic) and the text of the first error since the last success; None if there is none."""
         return self._trouble
 
     def stop(self) -> None:
@@ -243,7 +248,7 @@ class Sender:
         """Send a job; return whether its result is known."""
         with self._changed:
             manifest = self._waiting.get(name)
-        if manifest is None:  # just withdrawn
+        if manifest is None:  # withdrawn after it was chosen
             self._news.put(NotSent(name, "killed", name in self._doubtful))
             return True
         try:
@@ -255,11 +260,11 @@ class Sender:
             return self._is_settled(name)
         except QuotaError as error:
             self._trouble, self._next_pause = None, self._pause
-            if not is_final(str(error)):
-                self._news.put(NoRoom(str(error)))
+            if not exceeds_whole_quota(str(error)):
+                self._news.put(QuotaFull(str(error)))
                 return self._is_settled(name)
             answer: Sent | NotSent = NotSent(name, f"{error}; {QUOTA_TOO_SMALL}")
-        except Exception as error:  # any error must end the job's batches, or they would wait forever
+        except Exception as error:  # whatever the error, it must be reported, or the job's batches would wait forever
             answer = NotSent(name, str(error) or type(error).__name__)
         else:
             answer = Sent(name, time.monotonic())
@@ -271,7 +276,7 @@ class Sender:
         return True
 
     def _is_settled(self, name: str) -> bool:
-        """Return whether a refused job has been withdrawn meanwhile."""
+        """Return whether a job without a final answer was withdrawn during the request; if so, report that."""
         with self._changed:
             if name in self._waiting:
                 return False

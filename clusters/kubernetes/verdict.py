@@ -1,4 +1,4 @@
-"""Judge the status of pods, and the words of a quota.
+"""Interpret the status of pods, and the messages of a quota.
 
 This module follows the Kubernetes documentation, "Pod Lifecycle", "Node-pressure Eviction", "Disruptions" and
 "Images".
@@ -15,7 +15,7 @@ from toilfn.clusters.common.polled import Found
 from toilfn.clusters.kubernetes.manifest import CONTAINER, PREEMPTIBLE
 from toilfn.ids import Cause
 
-__all__ = ["QUOTA_TOO_SMALL", "blocked", "gone", "is_final", "is_starting", "judge", "last_words"]
+__all__ = ["QUOTA_TOO_SMALL", "blocked", "exceeds_whole_quota", "gone", "is_starting", "judge", "termination_message"]
 
 QUOTA_TOO_SMALL = "the whole quota is smaller than that; request less, or raise the quota (`kubectl describe quota`)"
 
@@ -64,14 +64,14 @@ def judge(pod: Mapping[str, Any]) -> Found:
 
 
 def gone(pod: Mapping[str, Any] | None) -> Found:
-    """Return the state of a batch whose pod was deleted before it ended, or never created."""
+    """Return the state of a batch whose pod was deleted before it ended; None for `pod` means that it had none."""
     if pod is None:
         return Found(JobState.ENDED, Cause.LOST, "the job was deleted before it had a pod")
     found = _disrupted(pod)
     return found or Found(JobState.ENDED, _lost(pod), f"pod {pod['metadata']['name']} was deleted")
 
 
-def last_words(pod: Mapping[str, Any]) -> str:
+def termination_message(pod: Mapping[str, Any]) -> str:
     """Return the container's termination message, to which the worker writes the output of the current task."""
     ends = (status.get("state", {}).get("terminated") for status in _statuses(pod) if status["name"] == CONTAINER)
     return "".join(str(end.get("message") or "") for end in ends if end)
@@ -83,7 +83,7 @@ def is_starting(pod: Mapping[str, Any]) -> bool:
 
 
 def blocked(pod: Mapping[str, Any]) -> str:
-    """Return Kubernetes' reason why a pod does not start; empty if it is merely starting."""
+    """Return Kubernetes' reason why a pod cannot start; empty if the pod is starting normally."""
     for status in pod["status"].get("initContainerStatuses", []) + pod["status"].get("containerStatuses", []):
         waiting = status.get("state", {}).get("waiting", {})
         if waiting.get("reason") in _BLOCKED:
@@ -91,7 +91,7 @@ def blocked(pod: Mapping[str, Any]) -> str:
     return ""
 
 
-def is_final(said: str) -> bool:
+def exceeds_whole_quota(said: str) -> bool:
     """Return whether a single request exceeds the whole quota of the namespace.
 
     Parameters
@@ -157,13 +157,13 @@ def _too_long(pod: Mapping[str, Any]) -> Found:
 
 
 def _evicted(pod: Mapping[str, Any], message: str) -> Cause:
-    """Return the cause of an eviction: the task exceeded its own limit, or the node is full."""
+    """Return the cause for an eviction: an error if the pod exceeded its own limit, a loss if the node was full."""
     is_own = "exceed" in message and "limit" in message and "low on resource" not in message
     return Cause.ERROR if is_own else _lost(pod)
 
 
 def _lost(pod: Mapping[str, Any]) -> Cause:
-    """Return the cause for the loss of a node, which is preemption for preemptible tasks."""
+    """Return the cause for a pod that was lost with its node: preemption if its tasks are preemptible, else a loss."""
     labels = pod["metadata"].get("labels", {})
     return Cause.PREEMPTED if labels.get(PREEMPTIBLE) == "true" else Cause.LOST
 

@@ -62,6 +62,7 @@ class InlineCluster(Cluster):
 
     def _serve(self, id_: JobId, batch: Batch) -> None:
         """Start a service in a thread."""
+
         def send(message: bytes) -> None:
             self._updates.put(Update(id_, JobState.RUNNING, answers=(message,)))
 

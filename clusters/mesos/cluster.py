@@ -100,13 +100,13 @@ _EXECUTOR = {"cpus": 0.1, "mem": 64.0}
 """Resources of an executor's own process."""
 
 _RECONCILE = 600.0
-"""Seconds between two requests for the states of all jobs, in addition to their updates."""
+"""Seconds between two requests for the states of all jobs. Mesos sends updates, too, but one may be lost."""
 
 _SOON = 5.0
-"""Seconds until that request after a call was lost."""
+"""Seconds to wait after a failed call until the states of all jobs are requested."""
 
 _REFUSE_IDLE, _REFUSE_WAITING = 3600.0, 1.0
-"""Seconds for which offers are refused: without waiting batches, and with some."""
+"""Seconds for which offers are refused: if no batches wait, and if some wait that do not fit."""
 
 
 _WEEK = 7 * 86400.0
@@ -154,7 +154,7 @@ class MesosSettings(ContainerSettings, total=False):
 
 @dataclass(slots=True)
 class _Task(LiveJob):
-    """A job, which waits for an offer until it has an agent."""
+    """A job. Until `agent` is set, it waits for an offer; `batch` is None if it must not be launched."""
 
     batch: Batch | None = None
     agent: str = ""
@@ -207,7 +207,7 @@ class MesosCluster(PolledCluster[_Task]):
         return jobs
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Return the states of jobs, and from time to time request those of all jobs from Mesos."""
+        """Return the states of jobs from Mesos's updates, and from time to time request the states of all jobs."""
         master = self._open_master
         master.check()
         with self.lock:
@@ -236,7 +236,7 @@ class MesosCluster(PolledCluster[_Task]):
             self.context.notes.write(_NOTE, b"")
         except UnavailableError as error:
             _log.warning("%s; its tasks will end after failover_timeout", error)
-        except ClusterError as error:  # another leader has taken over
+        except ClusterError as error:  # another leader has subscribed as this framework, and owns its tasks now
             _log.info("%s", error)
         finally:
             self._disconnect(master)
@@ -248,6 +248,7 @@ class MesosCluster(PolledCluster[_Task]):
             self._disconnect(master)
 
     def _disconnect(self, master: Master) -> None:
+        # Without the lock: `stop` waits for the subscription's thread, which may be waiting for the lock in `_handle`.
         master.stop()
         with self.lock:
             self._live.clear()
@@ -270,7 +271,7 @@ class MesosCluster(PolledCluster[_Task]):
             raise ClusterError("the cluster is not open")
         return self._master
 
-    # Events of Mesos, handled in the thread of the subscription.
+    # Events of Mesos. The thread of the subscription calls these methods; `_handle` takes the lock for all of them.
 
     def _handle(self, event: Mapping[str, Any]) -> None:
         with self.lock:
@@ -289,7 +290,7 @@ class MesosCluster(PolledCluster[_Task]):
     def _update(self, status: Mapping[str, Any]) -> None:
         """Record the state of a task, and acknowledge the update if necessary."""
         live = self._live.get(JobId(status["task_id"]["value"]))
-        if live is not None and live.found.state is not JobState.ENDED:  # keep the first reason for its end
+        if live is not None and live.found.state is not JobState.ENDED:  # the first reason for an end counts
             live.found = found(status, is_preemptible=live.is_preemptible)
         if status.get("uuid"):
             body = {name: status[name] for name in ("agent_id", "task_id", "uuid")}
@@ -318,7 +319,7 @@ class MesosCluster(PolledCluster[_Task]):
             self._call("DECLINE", decline={"offer_ids": refused, "filters": {"refuse_seconds": pause}})
 
     def _fill(self, offer: Offer, waiting: dict[JobId, _Task]) -> list[dict[str, Any]]:
-        """Take batches for an offer from the queue, in order."""
+        """Remove the batches that fit an offer from the queue, oldest first, and return their launch operations."""
         agent, rest = offer["agent_id"]["value"], list(offer.get("resources", ()))
         executor = self._executors.get(agent) or self._new_executor(rest)
         launches: list[dict[str, Any]] = []
@@ -433,7 +434,7 @@ def endpoints(settings: Mapping[str, Any]) -> list[str]:
 
 
 def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Build the FrameworkInfo without id."""
+    """Build the FrameworkInfo, without the framework's id."""
     principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
     return {
         "user": settings.get("user") or getpass.getuser(),
@@ -478,7 +479,7 @@ def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
 
 
 def _exit(status: Mapping[str, Any]) -> Cause | None:
-    """Interpret the exit status, which our executor sends as data."""
+    """Return the cause for the exit status that toilfn's executor sends in ``data``."""
     if "data" not in status:
         return None
     return exit_cause(json.loads(base64.b64decode(status["data"]))["status"])
@@ -543,7 +544,7 @@ def cut(rest: list[dict[str, Any]], asked: Mapping[str, float]) -> list[dict[str
     left = copy.deepcopy(rest)
     taken: list[dict[str, Any]] = []
     for name, amount in asked.items():
-        # Use resources reserved for our role first, since no other framework can have them.
+        # Use resources that are reserved for our role first: other frameworks cannot use them.
         entries = [entry for entry in left if entry["name"] == name and entry["type"] == "SCALAR"]
         for entry in sorted(entries, key=lambda entry: not entry.get("reservations")):
             part = min(amount, entry["scalar"]["value"])

@@ -109,7 +109,10 @@ class Executor:
         subprocess.run([*worker_command(sys.executable), "--sweep"], check=False)
 
     def _listen(self) -> None:
-        """Subscribe, and subscribe again after an outage of the agent; runs in a thread of its own."""
+        """Subscribe, and subscribe again after an outage of the agent. Runs in a second thread.
+
+        It only puts events into the queue; `run` handles them in the main thread.
+        """
         away_since = time.monotonic()
         while time.monotonic() - away_since <= self.recovery:
             call = self._call("SUBSCRIBE", subscribe=self._unacknowledged_state())
@@ -141,7 +144,7 @@ class Executor:
         }
 
     def _handle(self, event: Mapping[str, Any]) -> bool:
-        """Handle an event of the agent; return True for a shutdown."""
+        """Handle an event of the agent in the main thread; return True for a shutdown."""
         match event["type"]:
             case "LAUNCH":
                 self._launch(event["launch"]["task"])

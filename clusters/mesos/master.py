@@ -77,7 +77,7 @@ class Master:
         self.framework_id = ""
 
     def start(self, framework_id: str, timeout: float) -> None:
-        """Subscribe, and wait for the answer; with an id, subscribe as the framework of an earlier leader.
+        """Subscribe, and wait for the answer. With an id, subscribe as that framework, to continue an earlier run's.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Master:
             self._thread.join()
 
     def check(self) -> None:
-        """Raise the current problem with the connection, if there is one.
+        """Check that the framework is subscribed.
 
         Raises
         ------
