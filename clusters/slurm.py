@@ -105,7 +105,7 @@ class SlurmCluster(CommandCluster):
         r"|SLURM_(?!(CONF|CONF_SERVER|CLUSTERS|JWT|SACK_SOCKET|SACK_KEY)$).*"
     )
     options = "(SBATCH|SALLOC)_.*(?<!_BIND)(?<!_BIND_LIST)(?<!_BIND_TYPE)(?<!_BIND_VERBOSE)(?<!_BIND_PREFER)"
-    # Messages of Slurm's commands, its controllers, its database and munge that say nothing about the request itself.
+    # Messages of the commands, the controllers, the database and munge that say nothing about the request itself.
     # An outage whose message is missing here counts as a refusal and fails tasks, so the list is long on purpose.
     away = (
         "Unable to contact slurm|Socket timed out|Zero Bytes were transmitted|Connection (refused|reset|timed out)"

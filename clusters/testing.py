@@ -10,7 +10,7 @@ Subclass `ClusterContract` in a test module of your package, and define the fixt
             return MyCluster
 
 ``make_cluster(worker_command=..., **settings)`` builds a cluster without opening it. Its jobs run
-``worker_command STORE BATCH`` instead of toilfn's worker. The tests pass a command whose behaviour depends on the name
+``worker_command STORE BATCH`` instead of the usual worker. The tests pass a command whose behaviour depends on the name
 of the batch: it fails, sleeps or waits.
 The tests require pytest, a POSIX shell, and a temporary folder that jobs can access.
 """

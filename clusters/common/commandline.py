@@ -260,7 +260,7 @@ class CommandCluster(PolledCluster[_Live]):
         """Group batches by shape, each group small enough for one submission.
 
         Batches of a doubtful submission (`PolledCluster._doubtful`) form a group of their own, so that `_submit` can
-        find that submission by its name. If only some of them are to be submitted now, the doubtful one is ended.
+        find that submission by its name. If only some of them are passed to `submit`, the doubtful submission is ended.
         """
         waiting = {batch.name: batch for batch in batches}
         for names in list(self._doubtful):

@@ -79,7 +79,7 @@ def test_runs_are_looked_after(server, folder, client):
 
 def test_mistakes_are_reported_in_one_line(server, folder):
     for words, reason in (
-        (["run", "missing.cwl"], "there is no file missing.cwl"),
+        (["run", "missing.cwl"], "file not found: missing.cwl"),
         (["run", "inputs"], "must end with .cwl"),
         (["status", "run-1"], "404 there is no run"),
         (["run", "work.py", "--engine=unknown"], "400 workflow_engine_parameters"),

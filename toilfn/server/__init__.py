@@ -1,6 +1,6 @@
 """``toilfn server``: a GA4GH Workflow Execution Service, and its clients.
 
-A run is its record in the server's place (`toilfn.server.records`) and its own job store. A separate process
-(`toilfn.server.lead`) leads it, and needs no server: servers accept requests, start such processes, and read.
-`docs/server.md` says how it is used.
+The server keeps a record of each run in a directory or bucket, called its *place* (`toilfn.server.records`). Each run
+has its own job store, and is led by a separate process (`toilfn.server.lead`), which continues without the server.
+Servers accept requests, start these processes, and read the records and stores. `docs/server.md` is the manual.
 """

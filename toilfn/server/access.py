@@ -1,7 +1,10 @@
-"""Users of a server: how each is recognised, and what each may do.
+"""Users of a server: how they are authenticated, and what they may do.
 
-A user has a token of the server, which is kept as a hash, a token of an OpenID Connect provider, which joserfc checks
-with the provider's keys, or a session: a browser that has logged in by a token gets an id, and the place its hash.
+A user sends one of three credentials:
+
+* a token of the server; the place has its hash
+* a token (JWT) of an OpenID Connect provider, which joserfc checks with the provider's keys
+* the id of a session, which a browser gets when its user logs in with a token; the place has its hash
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ _LEEWAY = 30
 _LIFETIME = 3600.0
 """Seconds after which the keys are fetched again."""
 _PAUSE = 10.0
-"""Seconds between two attempts to fetch keys: tokens that name unknown keys must not become requests."""
+"""Seconds between two attempts to fetch keys, so that many tokens with unknown keys do not cause many requests."""
 _TIMEOUT = 5.0
 _LARGEST = 1 << 20
 _LONGEST_NAME = 256
@@ -68,13 +71,13 @@ class OIDCSettings(NamedTuple):
     issuer : str
         The provider's URL, as in the claim ``iss``.
     audience : str
-        The name of this server at the provider; a token for others is refused.
+        The name of this server at the provider; a token for another audience is refused.
     user_claim : str
         The claim with the user's name.
     roles_claim : str
-        The claim with the user's roles; dots lead into objects, as in ``realm_access.roles``.
+        The claim with the user's roles. Dots separate the names of nested objects, as in ``realm_access.roles``.
     operator_role : str
-        The role of operators; empty if no user of the provider is one.
+        The role that makes a user an operator; empty if no user of the provider is an operator.
     """
 
     issuer: str
@@ -90,11 +93,11 @@ class Claims(NamedTuple):
     user: str
     is_operator: bool
     expires: float
-    """In seconds since the epoch."""
+    """When the token expires, in seconds since the epoch."""
 
 
 class RefusedTokenError(Exception):
-    """A token that is not valid here; the message says why, without the token."""
+    """A token is not valid for this server. The message says why, and does not contain the token."""
 
 
 def looks_like_jwt(token: str) -> bool:
@@ -103,7 +106,9 @@ def looks_like_jwt(token: str) -> bool:
 
 
 class Provider:
-    """Checks the tokens of a provider. Its keys are fetched when they are first needed, and when a new one appears.
+    """Checks the tokens of a provider.
+
+    The provider's keys are fetched when they are first needed, and again when a token names an unknown key.
 
     Parameters
     ----------
@@ -112,7 +117,7 @@ class Provider:
     Raises
     ------
     InputError
-        If the library is missing, or the issuer's URL is not one that can be trusted.
+        If joserfc is not installed, or the issuer is not an https URL (or http on this machine).
     """
 
     def __init__(self, settings: OIDCSettings) -> None:
@@ -120,7 +125,7 @@ class Provider:
             import joserfc  # noqa: F401 - looked for before the first request
         except ImportError:
             raise InputError(
-                "tokens of an OpenID Connect provider need another package", hint="pip install 'toilfn[oidc]'"
+                "tokens of an OpenID Connect provider need the package joserfc", hint="pip install 'toilfn[oidc]'"
             ) from None
         _check_url(settings.issuer)
         self.settings = settings
@@ -175,7 +180,7 @@ class Provider:
         return found
 
     def _named(self, wanted: object) -> Any:
-        if wanted is None:  # a provider with one key need not name it
+        if wanted is None:  # a provider with a single key may omit its id
             return self._keys[0] if len(self._keys) == 1 else None
         return next((key for key in self._keys if key.kid == wanted), None)
 
@@ -194,7 +199,7 @@ class Provider:
 
 
 def _usable(keys: Iterable[dict[str, Any]]) -> Iterable[Any]:
-    """Yield the keys with which tokens may be signed; others, of kinds unknown here, do no harm."""
+    """Yield the keys with which tokens may be signed. Keys of unknown kinds are skipped, since others may be usable."""
     from joserfc.errors import JoseError
     from joserfc.jwk import JWKRegistry
 
@@ -207,7 +212,7 @@ def _usable(keys: Iterable[dict[str, Any]]) -> Iterable[Any]:
 
 
 def _at(claims: dict[str, Any], path: str) -> Any:
-    """Return a claim by its name or, if there is none, by a path of names with dots."""
+    """Return a claim by its name, or, if no claim has that name, by a path of names separated by dots."""
     if path in claims:
         return claims[path]
     found: Any = claims
@@ -225,10 +230,10 @@ def _check_url(url: str) -> None:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Follows no redirect, which might lead to a place that is not the provider's."""
+    """Refuses redirects, since a redirect could lead to a server that is not the provider's."""
 
     def redirect_request(self, *arguments: Any, **keywords: Any) -> None:
-        """Return nothing, so that the redirect is an error."""
+        """Return None, so that urllib treats the redirect as an error."""
 
 
 def _read(url: str) -> dict[str, Any]:
@@ -241,29 +246,29 @@ def _read(url: str) -> dict[str, Any]:
 
 COOKIE = "toilfn-session"
 LIFETIME = 12 * 3600
-"""Seconds after which a user logs in again."""
+"""Seconds after which a session ends, so that the user must log in again."""
 _FRESH = 5.0
-"""Seconds for which tokens and sessions are remembered: one that is removed is refused after so long."""
+"""Seconds for which tokens and sessions are cached, and so the time until a removed one is refused by all servers."""
 _MOST = 10_000
-"""Sessions that are remembered."""
+"""Maximum number of sessions in the cache."""
 
 
 class Session(NamedTuple):
-    """A session that was found."""
+    """A browser's session."""
 
     user: str
     token_hash: str
-    """Of the token that opened it: the session ends when the token is removed or replaced."""
+    """The hash of the token that opened the session. The session ends when that token is removed or replaced."""
     issuer: str = ""
-    """Of that token, if it was a JWT of a provider."""
+    """The issuer of that token if it was a JWT of a provider, else empty."""
     is_operator: bool = False
-    """Whether the provider said that the user is one."""
+    """Whether the provider's token said that the user is an operator."""
     until: float = float("inf")
-    """The end of that token, in seconds since the epoch."""
+    """When that token expires, in seconds since the epoch."""
 
 
 class Sessions:
-    """The sessions of a place: ``sessions/HASH``. Servers that share the place share them.
+    """The sessions of a place, in its objects ``sessions/HASH``. Servers that share the place share its sessions.
 
     Parameters
     ----------
@@ -276,14 +281,14 @@ class Sessions:
         self._known: dict[str, tuple[float, dict[str, Any] | None]] = {}
 
     def open(self, session: Session) -> str:
-        """Write down a session, and return its id."""
+        """Save a session, and return its id. Only the hash of the id is saved."""
         id = secrets.token_urlsafe(32)
         content = {**session._asdict(), "until": min(session.until, time.time() + LIFETIME)}
         self._objects.put(_name(id), json.dumps(content).encode())
         return id
 
     def find(self, id: str) -> Session | None:
-        """Return a session that has not ended; None if there is none of this id."""
+        """Return the session with an id; None if there is none, or it has ended."""
         name, now = _name(id), time.monotonic()
         with self._lock:
             moment, content = self._known.get(name, (float("-inf"), None))
@@ -305,7 +310,7 @@ class Sessions:
             self._known.pop(name, None)
 
     def sweep(self) -> None:
-        """Remove the sessions that are over."""
+        """Remove the sessions that have ended."""
         for name in list(self._objects.list("sessions/")):
             content = self._read(name)
             if content is not None and content["until"] < time.time():
@@ -323,7 +328,7 @@ def _name(id: str) -> str:
 
 
 def session_of(cookies: str) -> str:
-    """Return the id of the session that a request's cookies name; empty if they name none."""
+    """Return the session's id from a request's cookies; empty if there is none."""
     pairs = (each.strip().partition("=") for each in cookies.split(";"))
     return next((value for name, _, value in pairs if name == COOKIE), "")
 
@@ -336,23 +341,23 @@ class Principal(NamedTuple):
 
     name: str
     is_operator: bool
-    """Whether all runs may be seen and cancelled."""
+    """Whether the user may see and cancel the runs of all users."""
 
     def may_see(self, owner: str) -> bool:
-        """Return whether a run of this owner may be seen."""
+        """Return whether the user may see the runs of an owner."""
         return self.is_operator or self.name == owner
 
 
 LOCAL = Principal("local", True)
-"""The user of a server on this machine that has no tokens."""
+"""The user of all requests to a server without tokens, which listens only on this machine."""
 
 
 class DeniedError(Exception):
-    """A request without a credential, or with one that is not known."""
+    """A request has no credential, or an unknown one."""
 
 
 class Tokens:
-    """The tokens of a place: ``tokens/NAME`` holds a hash, and whether the user is an operator.
+    """The tokens of a place. The object ``tokens/NAME`` has the token's hash, and whether the user is an operator.
 
     Parameters
     ----------
@@ -363,15 +368,15 @@ class Tokens:
         self._objects = place.store.objects
 
     def add(self, name: str, *, is_operator: bool = False) -> str:
-        """Create a token for a user, in the place of an older one, and return it: it is written nowhere.
+        """Create a token for a user, replacing an older one, and return it. Only its hash is saved.
 
         Raises
         ------
         InputError
-            If the name cannot be a user's.
+            If the name is not valid.
         """
         if not _NAME.fullmatch(name):
-            raise InputError(f"{name!r} cannot be the name of a user: use up to 64 letters, digits, and . _ @ -")
+            raise InputError(f"{name!r} is not a valid user name", hint="use up to 64 letters, digits, and . _ @ -")
         token = secrets.token_urlsafe(32)
         content = {"hash": _hash(token), "operator": is_operator, "created": time.time()}
         self._objects.put(f"tokens/{name}", json.dumps(content).encode())
@@ -383,10 +388,10 @@ class Tokens:
         Raises
         ------
         InputError
-            If there is none.
+            If the user has no token.
         """
         if not _NAME.fullmatch(name) or not self._objects.exists(f"tokens/{name}"):
-            raise InputError(f"no token belongs to {name!r}; toilfn server token list shows the names")
+            raise InputError(f"user {name!r} has no token", hint="toilfn server token list shows the users")
         self._objects.delete([f"tokens/{name}"])
 
     def read(self) -> dict[str, dict[str, Any]]:
@@ -396,19 +401,19 @@ class Tokens:
             try:
                 found[path.removeprefix("tokens/")] = dict(json.loads(self._objects.get(path)))
             except MissingObjectError:
-                continue  # it was removed just now
+                continue  # the token was removed after the list was read
         return found
 
 
 class Access:
-    """Finds out who sends a request.
+    """Authenticates requests.
 
     Parameters
     ----------
     tokens : Tokens
     sessions : Sessions
     provider : Provider, optional
-        Whose JWTs are accepted, too.
+        A provider whose JWTs are accepted, too.
     """
 
     def __init__(self, tokens: Tokens, sessions: Sessions, provider: Provider | None = None) -> None:
@@ -416,27 +421,28 @@ class Access:
         self._provider = provider
         self._sessions = sessions
         self._lock = threading.Lock()
+        """Guards the cached tokens: handlers run in several threads."""
         self._known: dict[str, dict[str, Any]] = {}
         self._read = float("-inf")
 
     @property
     def is_open(self) -> bool:
-        """Whether no user has a token, so that none is needed; only a server on loopback may be so."""
+        """Whether the server needs no tokens, because no user has one. Only a server on loopback may be open."""
         return self._provider is None and not self._current()
 
     def may_wait(self, authorization: str | None) -> bool:
-        """Return whether a credential may be checked by asking a provider for its keys."""
+        """Return whether checking a credential may have to wait for the keys of the provider."""
         return self._provider is not None and authorization is not None and looks_like_jwt(authorization)
 
     def principal(self, authorization: str | None, session: str = "") -> Principal:
-        """Return who sends a request.
+        """Return the user who sends a request.
 
         Parameters
         ----------
         authorization : str or None
-            The header of this name.
+            The header ``Authorization``.
         session : str
-            The id of a browser's session, which counts without that header.
+            The id of a browser's session, which is used only without that header.
 
         Raises
         ------
@@ -449,7 +455,7 @@ class Access:
         if not authorization and session:
             return self._of_session(session, known)
         if not authorization:
-            raise DeniedError("a token is needed: send the header 'Authorization: Bearer TOKEN'")
+            raise DeniedError("the request has no token; send the header 'Authorization: Bearer TOKEN'")
         scheme, _, credential = authorization.strip().partition(" ")
         user, token = _user_and_token(scheme.lower(), credential.strip())
         if self._provider is not None and looks_like_jwt(token):
@@ -486,7 +492,7 @@ class Access:
         Raises
         ------
         DeniedError
-            If the token is not known.
+            If the token is unknown.
         """
         token = token.strip()
         principal = self.principal(f"Bearer {token}")
@@ -517,9 +523,9 @@ def _user_and_token(scheme: str, credential: str) -> tuple[str | None, str]:
         if colon:
             return user, token
         raise DeniedError("the Basic credential cannot be read")
-    raise DeniedError("give the token as a Bearer credential, or as the password of a Basic one")
+    raise DeniedError("send the token as a Bearer credential, or as the password of a Basic credential")
 
 
 def _hash(token: str) -> str:
-    """Return a hash; tokens are random and long, so that a slow one would add nothing."""
+    """Return a token's hash. Tokens are long and random, so a slow hash function would not make them safer."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()

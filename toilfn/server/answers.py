@@ -1,4 +1,4 @@
-"""The answers of the service: the objects of the specification, the outputs of a run, and its streams."""
+"""Responses of the service: the objects of the WES specification, and the outputs and streams of a run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = [
 ]  # fmt: skip
 
 _LONGEST = 64 << 20
-"""Bytes of JSON that a command may print as its outputs."""
+"""Maximum size of the JSON that a command prints as its outputs, in bytes."""
 
 
 def collected(run: Run, code: int) -> tuple[dict[str, Any] | None, str]:
-    """Return the outputs of a finished command, or None; and the error in them, or an empty string."""
+    """Return the outputs of a finished command and an error message: None without outputs, empty without an error."""
     kind = run.request["kind"]
     if code == 0 and kind == "PYTHON":
         return dict(_files(run)), ""
@@ -37,11 +37,11 @@ def collected(run: Run, code: int) -> tuple[dict[str, Any] | None, str]:
     if not path.exists() or (size := path.stat().st_size) == 0:
         return None, ""
     if size > _LONGEST:
-        return None, f"the outputs are not shown: they are {size} bytes of JSON; read standard output"
+        return None, f"the outputs are not shown, because they are {size} bytes of JSON; read standard output"
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        return None, "standard output is not the JSON of outputs" if code == 0 else ""
+        return None, "standard output is not a JSON object with outputs" if code == 0 else ""
     return (value, "") if isinstance(value, dict) else (None, "")
 
 
@@ -54,7 +54,9 @@ def _files(run: Run) -> Iterator[tuple[str, Any]]:
 
 
 def shown(value: Any, top: Path, url: str) -> Any:
-    """Return outputs with URLs of this server in the place of paths below a folder; the paths stay beside them.
+    """Return outputs in which paths below a folder are replaced by URLs of this server.
+
+    In the JSON of a CWL file or directory, ``location`` becomes the URL, and ``path`` the path.
 
     Parameters
     ----------
@@ -106,13 +108,13 @@ def open_stream(run: Run, name: str) -> BinaryIO | None:
 
 
 def open_inside(folder: Path, name: str) -> BinaryIO | None:
-    """Open a file below a folder; None if there is none, or if the name or a link leads out of the folder."""
+    """Open a file below a folder; None if it does not exist, or if its name or a link leads out of the folder."""
     try:
         path = confined.inside(folder, name)
         file = path.open("rb", buffering=0)
     except (InputError, OSError, ValueError):
         return None
-    # A workflow that still runs may have put a link there in the meantime.
+    # Check the opened file, not its name: a running workflow may replace the name by a link at any time.
     reached, root = os.path.realpath(f"/proc/self/fd/{file.fileno()}"), os.path.realpath(folder)
     if os.path.exists("/proc/self/fd") and not reached.startswith(f"{root}/"):
         file.close()
@@ -126,19 +128,19 @@ _BIGGEST = 2**63
 
 
 def json_bytes(content: Any) -> bytes:
-    """Return JSON in ASCII, which holds any text that Python does."""
+    """Return JSON in ASCII, which can represent any Python string, even one with lone surrogates."""
     return json.dumps(content, allow_nan=False).encode()
 
 
 def moment(seconds: float | None) -> str | None:
-    """Return a time as the specification writes it; None where there is none."""
+    """Format a time, in seconds since the epoch, as the specification requires; None stays None."""
     if seconds is None:
         return None
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(0, seconds)))
 
 
 def page_size(text: str | None) -> int:
-    """Read how many items a page may have.
+    """Parse the parameter ``page_size``, the maximum number of items on a page.
 
     Raises
     ------
@@ -157,17 +159,17 @@ def page_size(text: str | None) -> int:
 
 
 def token(last: str | int) -> str:
-    """Return the token of the page that follows an item."""
+    """Return the token of the page that begins after an item."""
     return base64.urlsafe_b64encode(str(last).encode()).decode().rstrip("=")
 
 
 def read_token(text: str | None) -> str:
-    """Read a token of a page; nothing stands for the first page.
+    """Return the item after which a page begins, from the page's token; without a token, the first page begins.
 
     Raises
     ------
     InputError
-        If `token` did not make it.
+        If the token does not come from `token`.
     """
     if not text:
         return ""
@@ -181,12 +183,12 @@ def read_token(text: str | None) -> str:
 
 
 def read_number(text: str | None) -> int:
-    """Read a token of a page behind an item with a number.
+    """Return the number of the item after which a page begins, from the page's token; 0 without a token.
 
     Raises
     ------
     InputError
-        If `token` did not make it.
+        If the token does not come from `token`.
     """
     last = read_token(text) or "0"
     if not last.isdecimal() or int(last[:20]) >= _BIGGEST:

@@ -1,4 +1,4 @@
-"""The service: the routes of WES and their handlers. `Service` holds the objects that they need; pages add routes."""
+"""The routes of WES and their handlers. `Service` has the objects that handlers need; the pages add more routes."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ PREFIX = "/ga4gh/wes/v1"
 PAGES = "/ui"
 """The path of the pages for people."""
 _PATIENCE = 10.0
-"""Seconds for which the start of a server, and lists, wait for the index."""
+"""Maximum number of seconds for which the start of the server, and requests for lists, wait for the index."""
 _PAUSE = 0.05
-"""Seconds between two looks whether the index has a page."""
+"""Seconds between two checks whether the index has all runs of a page."""
 _READ_AGAIN = 5
 _RENEWED = 200
-"""Large runs whose tasks are read again when the server starts with a new version of toilfn."""
+"""Number of large runs whose tasks are read again when the server starts with a new version of toilfn."""
 _THREADS = 32
 
 _log = logging.getLogger("toilfn.server")
@@ -49,7 +49,7 @@ _log = logging.getLogger("toilfn.server")
 
 @dataclass
 class Service:
-    """The parts that requests work on.
+    """The objects that handle requests, and the settings of the service.
 
     Attributes
     ----------
@@ -61,11 +61,11 @@ class Service:
     prefix : str
         The path of the service, without a slash at its end.
     public_url : str
-        What URLs in answers begin with; by default they begin as the request's did.
+        The beginning of URLs in responses. Default: that of the request's URL.
     origins : tuple of str
-        Origins of pages that may send requests.
+        Origins of pages of other sites that may send requests.
     provider : Provider or None
-        Whose JWTs are accepted.
+        The provider whose JWTs are accepted.
     """
 
     place: Place
@@ -96,13 +96,13 @@ class Service:
         return LeaderJobs(self.place, launch.timeout, launch.variables, launch.lead_on, launch.shape)
 
     def start(self) -> None:
-        """Begin to lead runs, and to bring the index up to date; wait for it, but for a while only."""
+        """Start the threads that launch runs and update the index, and wait for the index, at most `_PATIENCE` s."""
         self._reader.start()
         self.launcher.start()
         self._is_complete.wait(_PATIENCE)
 
     def stop(self) -> None:
-        """Stop; runs continue."""
+        """Stop the threads. Runs continue, since their leaders are separate processes."""
         self._ending.set()
         self.launcher.stop()
         self._reader.join()
@@ -118,17 +118,20 @@ class Service:
                 self._is_complete.set()
                 self._renew_folds()
                 return
-            except ToilfnError as error:  # the place is away
-                _log.warning("%s; the records are read again in %d s", error, _READ_AGAIN)
+            except ToilfnError as error:  # the place is not reachable at present
+                _log.warning("%s; will read the records again in %d s", error, _READ_AGAIN)
                 self._ending.wait(_READ_AGAIN)
 
     def _renew_folds(self) -> None:
-        """Renew what another version of toilfn has saved of the newest large runs, before a user looks at them."""
+        """Replace the saved folds of the newest large runs if another version of toilfn saved them.
+
+        Otherwise the first user who opens such a run's page would wait for this.
+        """
         runs = (self.place.run(id) for id in self.index.ended())
         self.views.renew(islice((run for run in runs if run.fold_file.exists()), _RENEWED), self._ending)
 
     def list_runs(self, size: int, before: str, wanted: Filter) -> list[Summary]:
-        """Return a page of runs; wait until the index has all of them, but for a while only."""
+        """Return a page of runs, after waiting at most `_PATIENCE` seconds until the index has all of them."""
         end = time.monotonic() + _PATIENCE
         while (rows := self.index.whole_page(size, before, wanted=wanted)) is None and time.monotonic() < end:
             self._is_complete.wait(_PAUSE)
@@ -140,7 +143,7 @@ class Service:
         Raises
         ------
         MissingObjectError
-            If there is none.
+            If the run does not exist, or the user may not see it.
         """
         run = self.place.run(id)
         if not principal.may_see(run.request["owner"]):
@@ -148,7 +151,7 @@ class Service:
         return run
 
     def state(self, run: Run) -> State:
-        """Return the state of a run now."""
+        """Return the current state of a run."""
         state = state_of(run.facts())
         self.index.note(run, state)
         return state
@@ -164,7 +167,7 @@ class Service:
         return self.views.of(run, is_final=self.state(run).is_final)
 
     def annotate(self, run: Run, notes: Notes) -> None:
-        """Write down the labels of a run, and whether it is archived."""
+        """Save the labels of a run, and whether it is archived."""
         run.set_notes(notes)
         self.index.annotate(run.id, notes)
 
@@ -174,10 +177,10 @@ class Service:
         Raises
         ------
         InputError
-            If it has not ended.
+            If the run has not finished.
         """
         if not self.state(run).is_final:
-            raise InputError(f"{run.id} has not finished; cancel it first")
+            raise InputError(f"run {run.id} has not finished", hint="cancel it first")
         self.launcher.delete(run)
         self.views.forget(run.id)
 
@@ -187,7 +190,7 @@ class Service:
         Raises
         ------
         InputError
-            If it cannot be run.
+            If the workflow cannot be run. The message names the field.
         """
         request = request_of(fields, run.files, principal.name, run.id, self.policy)
         run.keep_files("files")
@@ -267,7 +270,7 @@ class _Routes:
             try:
                 size = answers.page_size(request.query_params.get("page_size"))
                 after = answers.read_number(request.query_params.get("page_token"))
-            except InputError as error:  # the specification has no status 400 here
+            except InputError as error:  # for this request, the specification allows status 404, but not 400
                 raise MissingObjectError(f"page not found: {error}") from None
             rows = tasks_page(self._service.view(run), size + 1, after)
             more = answers.token(rows[size - 1].number) if len(rows) > size else ""
@@ -367,16 +370,18 @@ def make_app(service: Service, more_routes: Sequence[Any] = ()) -> Any:
     Parameters
     ----------
     service : Service
-        Is started and stopped with the application.
+        The service, which is started and stopped with the application.
     more_routes : sequence of starlette.routing.BaseRoute
-        Other pages: they find the service in ``request.app.state.service``, the user in ``request.state.principal``.
+        Routes of other pages. Their handlers find the service in ``request.app.state.service``, and the user in
+        ``request.state.principal``.
     """
     from starlette.applications import Starlette
     from starlette.middleware.cors import CORSMiddleware
 
     @asynccontextmanager
     async def lifespan(app: Any) -> Any:
-        # Requests wait in threads for places, documents and logs; two cores would have six of them.
+        # Handlers wait in threads for places, documents and logs. asyncio's default of six threads on two cores is not
+        # enough for that.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "toilfn-request"))
         await asyncio.to_thread(service.start)
         yield

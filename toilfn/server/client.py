@@ -34,31 +34,31 @@ _CHUNK = 1 << 20
 
 
 class WESError(ToilfnError):
-    """A server refused a request, or cannot be reached."""
+    """A server refused a request, or could not be reached."""
 
 
 class Client:
-    """A WES server, as a client sees it.
+    """A connection to a WES server.
 
     Parameters
     ----------
     endpoint : str
-        Its URL. Without a path, ``/ga4gh/wes/v1`` is added.
+        The server's URL. If it has no path, ``/ga4gh/wes/v1`` is appended.
     """
 
     def __init__(self, endpoint: str) -> None:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise InputError(f"{endpoint!r} is not the URL of a server; give http://HOST:PORT or https://HOST")
+            raise InputError(f"{endpoint!r} is not the URL of a server", hint="use http://HOST:PORT or https://HOST")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or _PREFIX}"
 
     def get(self, path: str, **query: Any) -> Any:
-        """Read an object of JSON."""
+        """Send a GET request, and return the JSON value of the response."""
         asked = f"?{urlencode(query)}" if query else ""
         return self._json(Request(f"{self.url}{path}{asked}"))  # noqa: S310 - the scheme was checked
 
     def submit(self, fields: Mapping[str, str], files: Sequence[tuple[str, Path]]) -> str:
-        """Submit a run, and return its id; files are sent piece by piece."""
+        """Submit a run, and return its id. Files are sent in pieces, so they need not fit into memory."""
         form = _Form(fields, files)
         request = Request(f"{self.url}/runs", data=form.pieces(), method="POST")  # noqa: S310
         request.add_header("Content-Type", form.content_type)
@@ -70,7 +70,7 @@ class Client:
         self._json(Request(f"{self.url}/runs/{quote(run)}/cancel", data=b"", method="POST"))  # noqa: S310
 
     def wait(self, run: str) -> str:
-        """Wait for a run's end, and return its state; a server that is away for a while is waited for."""
+        """Wait until a run has ended, and return its state. Temporary failures of the server are tolerated."""
         pause, failures = 0.2, 0
         while True:
             try:
@@ -98,10 +98,10 @@ class Client:
             try:
                 return json.loads(answer.read())
             except ValueError:
-                raise WESError(f"{request.full_url}: the answer is not JSON; is this a WES server?") from None
+                raise WESError(f"{request.full_url}: the response is not JSON; is this a WES server?") from None
 
     def _open(self, request: Request) -> Any:
-        # The credential is for this server alone, whatever URLs its answers have.
+        # Send the credential only to this server, since URLs in its responses may point to others.
         if request.full_url.startswith(self.url.partition(urlsplit(self.url).path)[0]):
             for name, value in _credential().items():
                 request.add_header(name, value)
@@ -110,11 +110,11 @@ class Client:
         except HTTPError as error:
             raise WESError(f"{request.full_url}: {_reason(error)}") from None
         except (URLError, OSError) as error:
-            raise WESError(f"{request.full_url} cannot be reached: {getattr(error, 'reason', error)}") from None
+            raise WESError(f"cannot reach {request.full_url}: {getattr(error, 'reason', error)}") from None
 
 
 def _credential() -> dict[str, str]:
-    """Return the header that says who asks; secrets come from the environment only."""
+    """Return the header with the user's credential. It comes from the environment, since command lines are public."""
     if token := os.environ.get("TOILFN_WES_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
     for prefix in ("TOILFN", "TOIL"):
@@ -134,7 +134,7 @@ def _reason(error: HTTPError) -> str:
 
 
 class _Form:
-    """A form with files, as pieces whose size is known before."""
+    """A form with files, which is sent in pieces. Its total size is known before, for the header Content-Length."""
 
     def __init__(self, fields: Mapping[str, str], files: Sequence[tuple[str, Path]]) -> None:
         boundary = uuid.uuid4().hex
@@ -208,7 +208,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str | None]:
 
 
 def submitted(client: Client, upload: Upload, tags: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
-    """Submit a workflow with the files that it needs, and return the run's id."""
+    """Submit a workflow with the files it needs, and return the run's id."""
     fields = {
         "workflow_type": upload.kind, "workflow_type_version": upload.version, "workflow_url": upload.url,
         "workflow_params": json.dumps(upload.params), "tags": json.dumps(tags),
@@ -218,7 +218,7 @@ def submitted(client: Client, upload: Upload, tags: Mapping[str, Any], engine: M
 
 
 def exit_status(client: Client, run: str, state: str) -> int:
-    """Return the exit status for a finished run: that of its command, if the command has one."""
+    """Return the exit status for a finished run: that of its command if known, else by the state."""
     code = client.get(f"/runs/{quote(run)}")["run_log"].get("exit_code")
     if state == "CANCELED":
         return 130
@@ -242,7 +242,7 @@ def _run(client: Client, options: argparse.Namespace) -> int:
 
 
 def finished(client: Client, run: str, state: str) -> int:
-    """Print the outputs of a finished run, or why there are none; return the exit status."""
+    """Print the outputs of a finished run, or the reason why there are none; return the exit status."""
     log = client.get(f"/runs/{quote(run)}")
     if state == "COMPLETE":
         print_json(log.get("outputs") or {})
@@ -294,7 +294,7 @@ def _task(client: Client, run: str, wanted: str) -> dict[str, Any]:
         if not (token := page.get("next_page_token") or ""):
             break
     if len(found) != 1:
-        raise InputError(f"{len(found)} tasks of {run} are {wanted!r}; give the id of one")
+        raise InputError(f"{len(found)} tasks of {run} match {wanted!r}", hint="pass the id of one of them")
     return found[0]
 
 
@@ -320,14 +320,14 @@ def command(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``toilfn-wes-cwl-runner``: a CWL document on a server, as a command that cwltest and scripts can call.
+    """Run ``toilfn-wes-cwl-runner``, which runs a CWL document on a server and can be used by cwltest.
 
     Options that this command does not know become parameters of the engine.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        By default those of this process.
+        The command line. Default: that of this process.
     """
     parser = Parser(prog="toilfn-wes-cwl-runner", description="Run a CWL document on a WES server.")
     parser.add_argument("workflow", metavar="WORKFLOW")

@@ -1,4 +1,4 @@
-"""``toilfn server``: serve runs to others, and ``toilfn server token``: its users."""
+"""The commands ``toilfn server``, which runs workflows for others, and ``toilfn server token``, for their tokens."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from toilfn.units import parse_duration, parse_memory, parse_size, parse_time_li
 __all__ = ["main", "make_parser"]
 
 _ABOUT = {
-    "id": "in reverse domain notation",
+    "id": "id of the service, in reverse domain notation",
     "name": "for people",
-    "organization": "who runs it",
-    "organization-url": "the page of the organization",
-    "contact": "a URL or a mailto: for questions",
-    "auth": "a page that says how to get a token",
+    "organization": "organization that runs the service",
+    "organization-url": "page of the organization",
+    "contact": "URL or mailto: address for questions",
+    "auth": "page that explains how to get a token",
 }
 _ABOUT_PREFIX = "service_"
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn server")
     Raises
     ------
     InputError
-        If the server must not be started with these options; the message says what to do.
+        If the server cannot be started with these options, or it would not be safe. The hint says what to do.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with unfailing_standard_error(), redirect_stdout(VisibleStream.over(sys.stdout)):
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn server")
 
 
 def make_parser(prog: str) -> Parser:
-    """Build the parser of everything but tokens."""
+    """Build the parser of ``toilfn server`` without its subcommand ``token``."""
     parser = Parser(
         prog=prog,
         description="Run workflows for others: a GA4GH Workflow Execution Service (WES 1.1).",
@@ -156,19 +156,20 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         import uvicorn
     except ImportError:
-        raise InputError("a server needs more packages: pip install 'toilfn[server]'") from None
+        raise InputError("toilfn server needs optional packages", hint="pip install 'toilfn[server]'") from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("toilfn").setLevel(logging.INFO)
     place = Place(options.place, options.work_dir, **named_options(options))
     provider = _provider(options)
     if provider is None and not is_loopback(options.host) and not Tokens(place).read():
         raise InputError(
-            f"a server at {options.host} accepts requests from other machines and would run any code they send; create"
-            f" a token first: toilfn server token add NAME --place {options.place}"
+            f"a server at {options.host} accepts requests from other machines; without tokens, it would run any code"
+            " that they send",
+            hint=f"create a token first: toilfn server token add NAME --place {options.place}",
         )
     bad = [word for word in options.opt if not word.startswith("-") or "\0" in word]
     if bad:
-        raise InputError(f"--opt {bad[0]!r} is not an option; write it as in --opt=--retries=2")
+        raise InputError(f"--opt: {bad[0]!r} is not an option", hint="write it like --opt=--retries=2")
     service = _service(options, place, provider)
     app = make_app(service, [*site_routes(service), metrics_route(service)])
     uvicorn.run(
@@ -185,7 +186,9 @@ def _provider(options: argparse.Namespace) -> Provider | None:
         return None
     for name in ("issuer", "audience"):
         if name not in given:
-            raise InputError(f"--oidc-{name} is missing: users of a provider need --oidc-issuer and --oidc-audience")
+            raise InputError(
+                f"--oidc-{name} is missing", hint="users of a provider need --oidc-issuer and --oidc-audience"
+            )
     return Provider(OIDCSettings(**given))
 
 

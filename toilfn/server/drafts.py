@@ -1,6 +1,7 @@
-"""New runs by forms: a document is chosen, its inputs become fields, and the filled form is submitted.
+"""The pages for a new run: the user chooses a document, fills in a form with its inputs, and submits the form.
 
-Until then a draft is a run's folder without a record: ``draft.json`` and ``files``. It is swept after a day.
+Until then, the run is a *draft*: a run's folder with ``draft.json`` and ``files``, but without a record. A draft that
+was not submitted is removed after a day.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from toilfn.stores import MissingObjectError
 __all__ = ["draft_routes"]
 
 _GIVEN = "given"
-"""The folder of files that were chosen for inputs."""
+"""The folder for files that the user has chosen as inputs."""
 
 
 class Draft(NamedTuple):
@@ -49,18 +50,18 @@ class Draft(NamedTuple):
 
     owner: str
     url: str = ""
-    """The document's, or the name of an attachment."""
+    """The URL of the document, or the name of an attachment."""
     kind: str = ""
     values: dict[str, str] = {}  # noqa: RUF012 - is never changed
     """The text of each input."""
     more: str = ""
-    """Further inputs: JSON, or the options of a script."""
+    """Inputs without a field in the form: a JSON object, or the options of a script."""
     options: str = ""
     tags: str = ""
     params: dict[str, Any] | None = None
-    """The inputs of the run that is run again, before the form was filled."""
+    """For a run that is run again: its inputs, with which the form is filled when it is first shown."""
     keeps: str = ""
-    """The run whose finished tasks are kept."""
+    """The id of the run whose finished tasks are reused; empty if there is none."""
 
     @classmethod
     def read(cls, run: Run, principal: Principal) -> Draft:
@@ -69,7 +70,7 @@ class Draft(NamedTuple):
         Raises
         ------
         MissingObjectError
-            If the user has none of this id.
+            If the user has no draft with this id.
         """
         try:
             draft = cls(**json.loads((run.folder / "draft.json").read_bytes()))
@@ -80,7 +81,7 @@ class Draft(NamedTuple):
         return draft
 
     def write(self, run: Run) -> None:
-        """Write the draft down."""
+        """Save the draft in the run's folder."""
         (run.folder / "draft.json").write_text(json.dumps(self._asdict()))
 
 
@@ -91,11 +92,11 @@ class _DocumentForm(Form):
         return field in ("url", "kind")
 
     def target(self, field: str, given: bytes) -> str | None:
-        return file_name(given) if given else None  # a browser sends the field also when no file was chosen
+        return file_name(given) if given else None  # if no file was chosen, browsers send the field without a name
 
 
 class _InputsForm(Form):
-    """The form of inputs: texts, and files that were chosen for inputs."""
+    """The form with the values of inputs: texts, and files that the user has chosen."""
 
     def __init__(self, *arguments: Any) -> None:
         self.chosen: dict[str, list[str]] = {}
@@ -118,7 +119,7 @@ class _InputsForm(Form):
 
 
 class _Drafts:
-    """The handlers."""
+    """The handlers of the pages for new runs."""
 
     def __init__(self, service: Service, around: Callable[..., dict[str, Any]]) -> None:
         self._service = service
@@ -167,7 +168,7 @@ class _Drafts:
         name = url or (candidates or names)[0]
         kind = kind or kind_by_name(urlsplit(url).path if url else name) or ""
         if kind not in self._service.policy.kinds:
-            raise InputError(f"{name}: choose its kind: its name does not end with .cwl, .wdl or .py")
+            raise InputError(f"{name}: the name does not end with .cwl, .wdl or .py", hint="choose its kind")
         url = url or quote(name)
         document_of(url, run.files, KINDS[kind], self._service.policy)
         return Draft(principal.name, url, kind, options=text_of_pairs(options), params=params or None)
@@ -179,7 +180,7 @@ class _Drafts:
     def show(self, request: Any) -> Any:
         """Answer with the form of a document's inputs."""
         if self._service.place.run(request.path_params["draft"]).objects.exists("request"):
-            return _to(f"runs/{request.path_params['draft']}")  # it was submitted; this is the browser's way back
+            return _to(f"runs/{request.path_params['draft']}")  # it was submitted; the user went back in the browser
         run, draft = self._draft(request)
         wanted = request.query_params.get("document")
         if wanted and wanted in _documents(_names(run.files), draft.kind):
@@ -198,7 +199,7 @@ class _Drafts:
             if url == draft.url:
                 return Described(name, doc, [Field(*each) for each in fields], "")
         except (OSError, ValueError):
-            pass  # it was not read yet
+            pass  # the document was not read before
         if document.partition("://")[0] in FETCHED:
             return Described(document.rpartition("/")[2], "", [], "")
         path = document if "://" in document or document.startswith("/") else str(run.files / document)
@@ -258,7 +259,7 @@ class _Drafts:
             (run.folder / name).unlink(missing_ok=True)
 
     def _keep_tasks(self, run: Run, old: Run) -> None:
-        """Begin with a copy of another run's job store, so that its finished tasks are not run again."""
+        """Copy the job store of another run, so that its finished tasks are not run again."""
         store = old.folder / "store"
         if self._can_keep(old):
             shutil.copytree(store, run.folder / "store", symlinks=True, copy_function=_linked)
@@ -269,7 +270,7 @@ class _Drafts:
         return is_here and self._service.state(old).is_final and (old.folder / "store").is_dir()
 
     async def again(self, request: Any) -> Any:
-        """Create a draft of a run, to be run again with changes."""
+        """Create a draft from an earlier run, to run it again with changes."""
         fields = await fields_of(request)
 
         def make() -> Any:
@@ -295,7 +296,7 @@ def _to(page: str) -> Any:
 def _again(old: Run, principal: Principal, keeps: str) -> Draft:
     asked = old.request["request"]
     url = str(asked["workflow_url"])
-    if url.endswith(".zip") and "://" not in url:  # it was unpacked
+    if url.endswith(".zip") and "://" not in url:  # the archive was unpacked; the document is one of its files
         url = quote(old.request["document"])
     return Draft(
         principal.name, url, old.request["kind"], options=text_of_pairs(asked["workflow_engine_parameters"]),
@@ -304,7 +305,7 @@ def _again(old: Run, principal: Principal, keeps: str) -> Draft:
 
 
 def _linked(source: str, target: str) -> None:
-    """Link a file of a store under another name: none of them is ever written to again."""
+    """Create a hard link to a file of a store. This is safe, since these files are never changed."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:
@@ -312,7 +313,7 @@ def _linked(source: str, target: str) -> None:
 
 
 def _suffix(archive: Path) -> str:
-    """Return the suffix of the workflows in an archive: of the first kind that it has."""
+    """Return the suffix of the documents in an archive, for the first kind of which it has any."""
     import zipfile
 
     try:
@@ -329,14 +330,14 @@ def _names(files: Path) -> list[str]:
 
 
 def _documents(names: list[str], kind: str) -> list[str]:
-    """Return the files that may be the document, the likeliest first."""
+    """Return the names of files that may be the document, the likeliest first."""
     found = [name for name in names if not name.startswith(f"{_GIVEN}/") and (known := kind_by_name(name))
              and name.endswith(f".{KINDS[known].suffix}") and kind in ("", known)]  # fmt: skip
     return sorted(found, key=lambda name: (Path(name).stem != "main", name.count("/"), names.index(name)))
 
 
 def _filled(draft: Draft, described: Described) -> Draft:
-    """Return a draft with the inputs of the run that is run again as texts."""
+    """Return the draft with the inputs of the earlier run converted to texts of the form."""
     params = dict(draft.params or {})
     values = {field.name: text_of(field, params.pop(field.name)) for field in described.fields if field.name in params}
     if draft.kind == "PYTHON":
@@ -347,7 +348,7 @@ def _filled(draft: Draft, described: Described) -> Draft:
 
 
 def _merged(draft: Draft, form: _InputsForm) -> Draft:
-    """Return a draft with the texts of a form, and with the names of files that were sent."""
+    """Return the draft with the texts of the submitted form, and with the names of its files."""
     given = {name.partition(":"): _plain(text) for name, text in form.fields.items()}
     values = {name: text for (kind, _, name), text in given.items() if kind == "value"}
     values |= {name: "\n".join(places) for name, places in form.chosen.items()}
@@ -360,7 +361,7 @@ def _plain(text: str) -> str:
 
 
 def _params(draft: Draft, described: Described) -> dict[str, Any]:
-    """Return the inputs that a filled form means."""
+    """Return the inputs of the run, converted from the texts of the form."""
     if draft.kind == "PYTHON":
         return script_params(draft.more.splitlines())
     params = read_object("further inputs", draft.more)

@@ -1,4 +1,4 @@
-"""The inputs of documents as fields of a form: read from the document by its engine, and turned into values."""
+"""Fields of a form for the inputs of a document: a CWL or WDL engine lists the inputs, and texts become values."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Described", "Field", "describe", "pairs_of", "script_params", "text_
            "text_of_script_params", "value_of"]  # fmt: skip
 
 _PATIENCE = 60
-"""Seconds that an engine has to read a document."""
+"""Maximum number of seconds for an engine to read a document."""
 _MODULES = {"CWL": "toilfn.cwl.describe", "WDL": "toilfn.wdl.describe"}
 _LONGEST_PROBLEM = 2000
 _READING = threading.BoundedSemaphore(2)
-"""How many documents are read at one time: each needs a process."""
+"""Maximum number of documents to read at the same time, since each is read by a process of its own."""
 
 
 class Field(NamedTuple):
@@ -31,7 +31,7 @@ class Field(NamedTuple):
 
     name: str
     type: str
-    """For people, in the words of the document's language."""
+    """The input's type as the document writes it, to be shown to users."""
     base: str
     """``string``, ``int``, ``float``, ``boolean``, ``enum``, ``File``, ``Directory`` or ``other``."""
     array: bool
@@ -64,18 +64,18 @@ class Described(NamedTuple):
     doc: str
     fields: list[Field]
     problem: str
-    """Why it could not be read; empty if it could."""
+    """Why the document could not be read; empty if it could."""
 
 
 def describe(document: str, kind: str, folder: Path) -> Described:
-    """Have an engine read a document in a separate process, with a time limit.
+    """Read a document with its engine, in a separate process with a time limit.
 
     Parameters
     ----------
     document : str
         A path or a URL.
     kind : str
-        CWL, WDL or PYTHON; scripts do not say what their inputs are.
+        CWL, WDL or PYTHON. The inputs of scripts are unknown, since a script declares none.
     folder : Path
         The directory in which the process runs.
     """
@@ -99,13 +99,13 @@ def describe(document: str, kind: str, folder: Path) -> Described:
 
 
 def value_of(field: Field, text: str, kind: str) -> Any:
-    """Return the value for an input.
+    """Convert the text of a form to the value of an input.
 
     Parameters
     ----------
     field : Field
     text : str
-        The text of the form; empty if none was given.
+        The text; empty if the user entered none.
     kind : str
 
     Raises
@@ -141,7 +141,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
 
 
 def text_of(field: Field, value: Any) -> str:
-    """Return the text of the form for a value: the opposite of `value_of`."""
+    """Convert the value of an input to a text of the form; the inverse of `value_of`."""
     if value is None:
         return ""
     values = value if isinstance(value, list) else [value]
@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
 
 
 def pairs_of(text: str, what: str) -> dict[str, str]:
-    """Read one pair in each line, as ``NAME=VALUE`` or ``NAME``.
+    """Parse lines of ``NAME=VALUE`` or ``NAME``; `what` names the field in errors.
 
     Raises
     ------
@@ -177,18 +177,20 @@ def pairs_of(text: str, what: str) -> dict[str, str]:
     for line in filter(None, map(str.strip, text.splitlines())):
         name, _, value = (part.strip() for part in line.partition("="))
         if not name:
-            raise InputError(f"{what}: {line!r} has no name; write NAME or NAME=VALUE")
+            raise InputError(f"{what}: {line!r} has no name", hint="write NAME or NAME=VALUE")
         pairs[name] = value
     return pairs
 
 
 def text_of_pairs(pairs: Mapping[str, Any]) -> str:
-    """Return the text of the form for pairs: the opposite of `pairs_of`."""
+    """Convert pairs to a text of the form; the inverse of `pairs_of`."""
     return "\n".join(name if value in ("", None) else f"{name}={_text(value)}" for name, value in pairs.items())
 
 
 def script_params(lines: Iterable[str]) -> dict[str, Any]:
-    """Read the options of a script: one in each line, as ``NAME=VALUE``, or ``NAME`` for a flag; some may be repeated.
+    """Parse the options of a script, one in each line: ``NAME=VALUE``, or ``NAME`` for a flag.
+
+    The values of a repeated option form a list.
 
     Raises
     ------
@@ -206,6 +208,6 @@ def script_params(lines: Iterable[str]) -> dict[str, Any]:
 
 
 def text_of_script_params(params: Mapping[str, Any]) -> str:
-    """Return the text of the form for the options of a script: the opposite of `script_params`."""
+    """Convert the options of a script to a text of the form; the inverse of `script_params`."""
     pairs = [(name, each) for name, value in params.items() for each in (value if isinstance(value, list) else [value])]
     return "\n".join(text_of_pairs({name: None if each is True else each}) for name, each in pairs if each is not False)

@@ -1,4 +1,4 @@
-"""Requests of the server's own pages: their sender, and the fields of their small forms."""
+"""Helpers for the requests of the server's own pages: the user who sends one, and the fields of small forms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_FORM = 1 << 20
 
 
 def user_of(request: Any) -> Principal:
-    """Return who sends a request."""
+    """Return the user who sends a request."""
     principal: Principal = getattr(request.state, "principal", LOCAL)
     return principal
 
@@ -25,7 +25,7 @@ async def fields_of(request: Any) -> dict[str, str]:
     Raises
     ------
     InputError
-        If it is too large, or not a form.
+        If the request's body is too large, or is not a form.
     """
     body = bytearray()
     async for piece in request.stream():

@@ -1,4 +1,4 @@
-"""The checks before every request: its sender, its origin, and the answer when something fails."""
+"""The middleware around all handlers: it checks the user and the origin, logs changes, and answers for failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _METHODS = (*_SAFE, "POST")
 
 
 class Guard:
-    """An ASGI application in front of another one.
+    """An ASGI middleware that checks requests before it passes them to an application.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ class Guard:
     public : collection of str
         Paths that need no credential.
     origins : collection of str
-        Origins whose pages may send requests; CORS is about the same ones. They may not use the server's own pages.
+        Origins of other sites whose pages may send requests (those that CORS allows). These may not use the server's
+        own pages.
     pages : str
         The path of the server's pages, without a slash at the end.
     traffic : Traffic
@@ -81,7 +82,7 @@ class Guard:
         except Exception:
             _log.exception("%s %s failed", scope["method"], path)
             if answer.is_begun and not answer.is_over:
-                raise  # so that the connection is closed, and the client sees that something is missing
+                raise  # so that the connection is closed, and the client notices that the response is incomplete
             if not answer.is_begun:
                 await answer.json(500, "internal error; see the server's log", {})
         finally:
@@ -89,7 +90,7 @@ class Guard:
             self._audit(scope, answer.status)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
-        """Return why a request is not let through; None if it is."""
+        """Return status, message and headers of the response that refuses a request; None if the request is allowed."""
         own, session = headers.get("host", ""), session_of(headers.get("cookie", ""))
         if self._access.is_open and not is_loopback(host_of(own)):
             return 403, "this server has no tokens, so it only answers requests that are addressed to this machine", {}
@@ -97,7 +98,8 @@ class Guard:
         is_foreign = headers.get("sec-fetch-site") == "cross-site" if origin is None else urlsplit(origin).netloc != own
         if scope["method"] not in _SAFE and is_foreign and origin not in self._origins:
             return 403, "this request was sent by a page of another site", {}
-        # A browser sends a cookie by itself, so that its own word is needed that our page sent the form.
+        # A browser adds the session's cookie also to requests that another site's page sends. So a change by a session
+        # is accepted only if the browser's headers say that one of our pages sent it.
         by_page = self._is_page(scope["path"]) or (session and "authorization" not in headers)
         if scope["method"] not in _SAFE and by_page and not _is_own(headers):
             return 403, "this request was not sent by a page of this server", {}
@@ -120,7 +122,7 @@ class Guard:
         return path == f"{self._pages}/login" or path.startswith(f"{self._pages}/static/")
 
     def _audit(self, scope: Scope, status: int) -> None:
-        """Log who has changed something, or tried to."""
+        """Log the user of every request that changes something, or tries to."""
         if scope["method"] in _SAFE:
             return
         principal = scope.get("state", {}).get("principal")
@@ -133,7 +135,7 @@ class Guard:
 
 
 def _is_own(headers: dict[str, str]) -> bool:
-    """Return whether the browser says that one of this server's pages has sent a request."""
+    """Return whether the browser's headers say that one of this server's pages sent a request."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site") == "same-origin"
@@ -141,7 +143,7 @@ def _is_own(headers: dict[str, str]) -> bool:
 
 
 class _Answer:
-    """Sends a response, with the headers that every response has."""
+    """Sends a response, and adds the headers that every response must have."""
 
     def __init__(self, send: Callable[[Message], Awaitable[None]]) -> None:
         self._send = send

@@ -1,4 +1,4 @@
-"""The index of runs: a SQLite file from which lists are answered. It is a cache of the records, made again at will."""
+"""The index of runs: a SQLite file for lists and searches. It is a cache, and can be rebuilt from the records."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ create index if not exists runs_of_owner on runs (owner, id);
 create index if not exists runs_in_state on runs (state, id);
 """
 _LONGEST = 4000
-"""Characters of a run's inputs that are searched."""
+"""Maximum number of characters of a run's inputs to keep for searches."""
 _READERS = 8
-"""Threads that read records: in a bucket, each record is some requests."""
+"""Number of threads that read records: in a bucket, each record takes several requests."""
 _BLOCK = 500
-"""Runs between two commits while the index is made."""
+"""Number of runs to add in one transaction while the index is rebuilt."""
 
 
 class Summary(NamedTuple):
@@ -46,26 +46,26 @@ class Summary(NamedTuple):
     ended: float | None
     kind: str
     name: str
-    """The document."""
+    """The name of the document."""
     reason: str
-    """Why it failed, in one line; empty if it did not."""
+    """Why the run failed, in one line; empty if it did not fail."""
     archived: bool
     tags: dict[str, str]
     labels: dict[str, str]
 
 
 class Filter(NamedTuple):
-    """The runs of a list; a field that is None is not looked at."""
+    """Selects the runs of a list. A field that is None selects all."""
 
     owner: str | None = None
     state: str | None = None
     kind: str | None = None
     text: str | None = None
-    """A part of the id, document, tags, labels, inputs, or reason, in any case."""
+    """A text that the id, the document, the tags, labels or inputs, or the reason must contain, ignoring case."""
     archived: bool | None = None
 
     def conditions(self) -> Iterator[tuple[str, Sequence[Any]]]:
-        """Yield conditions of SQL with their values."""
+        """Yield SQL conditions and their values."""
         for name in ("owner", "state", "kind", "archived"):
             if (value := getattr(self, name)) is not None:
                 yield f"{name} = ?", [value]
@@ -77,20 +77,21 @@ class Filter(NamedTuple):
 _COLUMNS = ", ".join(Summary._fields)
 _EVERYTHING = Filter()
 _END = "~"
-"""Sorts behind every id."""
+"""A text that sorts after every id."""
 
 
 class Index:
-    """Runs by id, owner and state.
+    """The index of runs. All threads of the server use one object.
 
     Parameters
     ----------
     path : Path
-        The file; one that is damaged, or of another version, is made anew.
+        The SQLite file. If it is damaged or has the format of another version, it is replaced by a new one.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
+        """Serializes the use of the connection, which transactions of different threads must not share."""
         self._path = path
         self._whole_from = _END
         try:
@@ -104,7 +105,7 @@ class Index:
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=30)
         database.execute("pragma journal_mode=wal")
-        database.execute("pragma synchronous=off")  # it can be made again
+        database.execute("pragma synchronous=off")  # if a crash damages the file, it is rebuilt
         database.executescript(_TABLES)
         return database
 
@@ -114,7 +115,7 @@ class Index:
             self._database.close()
 
     def rebuild(self, place: Place) -> Iterator[int]:
-        """Bring the index up to date with all records, the newest first; yields how many runs are left to look at."""
+        """Update the index from all records, the newest first; yield the number of runs that are left to read."""
         known = {id: State(state) for id, state in self._all("select id, state from runs")}
         there, noted = place.survey()
         for id in known.keys() - there:
@@ -132,7 +133,10 @@ class Index:
                 yield left
 
     def expect(self, open_ids: Collection[str], place: Place) -> None:
-        """Look at runs that seemed to have no final state, and are no longer listed as such."""
+        """Read again the runs that have no final state in the index, but are missing from the open runs `open_ids`.
+
+        Another server may have finished or deleted them.
+        """
         final = [state.value for state in State if state.is_final]
         marks = ",".join("?" * len(final))
         seemed = {id for (id,) in self._all(f"select id from runs where state not in ({marks})", final)}  # noqa: S608
@@ -144,7 +148,7 @@ class Index:
                 self.forget(id)
 
     def note(self, run: Run, state: State) -> None:
-        """Note the state of a run; an earlier one than is known changes nothing.
+        """Record the state of a run. A state that is earlier than the recorded one is ignored.
 
         Raises
         ------
@@ -168,7 +172,7 @@ class Index:
             self._database.execute("commit")
 
     def annotate(self, id: str, notes: Notes) -> None:
-        """Note what people have noted of a run."""
+        """Record the labels of a run, and whether it is archived."""
         with self._lock:
             self._database.execute(
                 "update runs set labels = ?, archived = ? where id = ?",
@@ -176,12 +180,12 @@ class Index:
             )
 
     def forget(self, id: str) -> None:
-        """Leave a run out from now on."""
+        """Remove a run from the index."""
         with self._lock:
             self._database.execute("delete from runs where id = ?", (id,))
 
     def state(self, id: str) -> State | None:
-        """Return the state of a run as it was seen last."""
+        """Return the last recorded state of a run; None if the run is not in the index."""
         found = self._all("select state from runs where id = ?", [id])
         return State(found[0][0]) if found else None
 
@@ -193,11 +197,11 @@ class Index:
         Parameters
         ----------
         size : int
-            The most runs to return.
+            Maximum number of runs to return.
         before : str
-            The id of the last run of the page before.
+            Return runs that are older than the run with this id; empty to begin with the newest.
         after : str
-            The id of the first run of the page that follows; instead of `before`.
+            Instead of `before`: return the runs that are just newer than the run with this id.
         wanted : Filter
         """
         conditions, values = _joined(wanted)
@@ -210,22 +214,22 @@ class Index:
         return rows if order else rows[::-1]
 
     def whole_page(self, size: int, before: str = "", *, wanted: Filter = _EVERYTHING) -> list[Summary] | None:
-        """Return a page as `page` does; None if the index is being made, and may lack runs of this page."""
-        first = self._whole_from  # read before the page, since more is added meanwhile
+        """Return a page like `page`; None if the index is being rebuilt and may lack runs of this page."""
+        first = self._whole_from  # before the page is read: `rebuild` adds runs in another thread meanwhile
         rows = self.page(size, before, wanted=wanted)
         return rows if not first or (len(rows) == size and rows[-1].id > first) else None
 
     def counts(self, wanted: Filter = _EVERYTHING) -> dict[str, int]:
-        """Return how many runs are in each state."""
+        """Return the number of runs in each state."""
         conditions, values = _joined(wanted)
         return dict(self._all(f"select state, count(*) from runs where {conditions} group by state", values))  # noqa: S608
 
     def durations(self) -> list[tuple[str, str, int, float]]:
-        """Return the kind and state of finished runs, their number, and the sum of their durations in seconds."""
+        """Return, for each kind and state of finished runs, their number and the sum of their durations in seconds."""
         return self._sums("ended - started", "ended is not null and started is not null")
 
     def waits(self) -> list[tuple[str, str, int, float]]:
-        """Return kind, state, number and the sum of the seconds that runs waited which have been started."""
+        """Return, for each kind and state of started runs, their number and the sum of the seconds that they waited."""
         return self._sums("max(0, started - submitted)", "started is not null")
 
     def _sums(self, amount: str, condition: str) -> list[tuple[str, str, int, float]]:
@@ -233,13 +237,13 @@ class Index:
         return self._all(query)
 
     def mark(self, owner: str | None) -> str:
-        """Return what changes with every list of a user's runs."""
+        """Return a text that changes whenever a list of an owner's runs changes; None means all owners."""
         conditions, values = _joined(Filter(owner))
         query = f"select count(*), coalesce(max(id), ''), coalesce(sum(rank), 0), coalesce(sum(archived), 0) from runs where {conditions}"  # noqa: S608, E501
         return "-".join(map(str, self._all(query, values)[0]))
 
     def ended_before(self, moment: float) -> list[str]:
-        """List runs that ended before a moment, in seconds since the epoch."""
+        """List the runs that ended before a time, in seconds since the epoch."""
         return [id for (id,) in self._all("select id from runs where ended < ?", [moment])]
 
     def ended(self) -> list[str]:
@@ -261,7 +265,7 @@ def _summary(row: Sequence[Any]) -> Summary:
 
 
 def _row(run: Run) -> dict[str, Any] | None:
-    """Return the row of a run; None if it was deleted just now."""
+    """Return the row for a run; None if the run was deleted after it was listed."""
     try:
         return _values(run, state_of(run.facts()))
     except MissingObjectError:
@@ -283,10 +287,10 @@ def _values(run: Run, state: State) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Return JSON that can be searched: with letters as they are."""
+    """Return JSON for searches, in which non-ASCII letters are not escaped."""
     return _clean(json.dumps(value, ensure_ascii=False))
 
 
 def _clean(text: str) -> str:
-    """Return a text that SQLite can hold."""
+    """Return a text without the characters that SQLite cannot store."""
     return text.encode(errors="backslashreplace").decode()

@@ -1,8 +1,9 @@
 """The leader of one run: a separate process that runs the command and records its result.
 
-A server starts ``python -m toilfn.server.lead`` in a separate session and does not wait for it. The process takes the
-run's lease, so that one of them wins wherever servers start several; it looks for a request to cancel; and when it
-dies with its server's machine, the next one resumes, since the command finds its finished tasks in the run's job store.
+A server starts ``python -m toilfn.server.lead`` in a separate session, and does not wait for it. The process takes the
+run's lease, so that only one of them leads the run even if several servers start one. While the command runs, the
+process checks whether the run was cancelled. If it dies, for example with its machine, a server starts the next leader.
+That one runs the command again, which finds its finished tasks in the run's job store.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ from toilfn.stores.lease import Lease, Watch, start_of, this_machine
 __all__ = ["MOST_LEADERS", "TOLD_VARIABLE", "Leader", "environment", "job", "main"]
 
 TOLD_VARIABLE = "TOILFN_SERVER_LEADER"
-"""The environment variable in which a server tells a leader that is a job the rest of what it needs, as JSON."""
+"""The environment variable with the settings of a leader that is a job, as JSON."""
 
 _LOOK = 0.3
-"""Seconds between two looks at the command and at the record, in a directory."""
+"""Seconds between two checks of the command and the record, if the place is a directory."""
 _LOOK_FAR = 2.0
-"""The same elsewhere, where each look is a request."""
+"""The same if the place is a bucket, where each check is a request."""
 _GRACE = 20.0
-"""Seconds that a cancelled run has to end its tasks before it is ended by signals."""
+"""Seconds that the command of a cancelled run has to end its tasks, before it is ended by signals."""
 _LAST_GRACE = 5.0
 _READ = 2.0
-"""Seconds between two looks at the log of a run that has begun."""
+"""Seconds between two reads of the job store's log, once it has tasks."""
 _SHARE = 10
-"""How many times as long as such a look takes the next one waits."""
+"""After a read, the leader waits at least this many times as long as the read took."""
 _LONGEST_REASON = 400
 _TAIL = 16 << 10
-"""How many bytes of a command's output are searched for the reason of its failure."""
+"""Number of bytes at the end of the command's standard error to search for the reason of its failure."""
 MOST_LEADERS = 10
-"""How many leaders of a run may die before the run is given up."""
+"""Maximum number of leaders of a run. If so many have died, the run fails."""
 
 _KEPT = [
     "PATH",
@@ -95,7 +96,10 @@ _log = logging.getLogger("toilfn.server")
 
 
 def environment(whole: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, str]:
-    """Return what of a server's environment its runs get: what programs need, and variables that the operator names."""
+    """Return the environment variables of a run: those that programs usually need, and those the operator names.
+
+    Others of the server's variables may be secrets of the operator, so they are not passed on.
+    """
     names = {*_KEPT, *more}
     return {name: text for name, text in whole.items() if name in names or name.startswith(_KEPT_BEGINNINGS)}
 
@@ -120,7 +124,7 @@ class Leader:
         self._notes: list[str] = []
 
     def lead(self) -> None:
-        """Run the command until it ends, and write down how; a leader that has lost the lease writes nothing."""
+        """Run the command, and record how it ended. A leader that has lost its lease records nothing."""
         if self._run.is_cancelled():
             if self._lease.epoch > 1:
                 self._end_orphan()
@@ -128,7 +132,7 @@ class Leader:
             self._run.end(State.CANCELED, None, ["cancelled while it had no leader"])
             return
         if self._lease.epoch > MOST_LEADERS:
-            self._run.end(State.SYSTEM_ERROR, None, [f"{MOST_LEADERS} leaders of the run have died"])
+            self._run.end(State.SYSTEM_ERROR, None, [f"{MOST_LEADERS} leaders of this run have died"])
             return
         try:
             self._end_orphan()
@@ -152,7 +156,7 @@ class Leader:
         return words
 
     def _fetched(self, request: Mapping[str, Any]) -> str:
-        """Return the document, once it was fetched if the engine cannot read it where it is."""
+        """Return the document's name for the engine, after downloading a document that the engine cannot read."""
         from toilfn.server.submission import FETCHED
 
         document = str(request["document"])
@@ -178,12 +182,12 @@ class Leader:
         (folder / "command.json").write_text(json.dumps([process.pid, start_of(process.pid), this_machine()]))
         try:
             return self._watch(process)
-        except SystemExit:  # this job's time is over; the command leaves its tasks to the next leader
+        except SystemExit:  # SIGTERM: the batch system ends this job; the next leader adopts the command's tasks
             self._terminate(process, [signal.SIGTERM])
             raise
 
     def _watch(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait for the end of the command, or bring it about when the run is cancelled or led by another process."""
+        """Wait until the command ends; end it if the run is cancelled, or if another process has taken the lease."""
         while process.poll() is None:
             is_running = self._look_at_tasks()
             if self._lease.lost or self._is_cancelled():
@@ -193,7 +197,7 @@ class Leader:
         return process.returncode
 
     def _look_at_tasks(self, *, is_final: bool = False) -> bool:
-        """Read the log of the run's job store, and return whether tasks were submitted."""
+        """Read the log of the run's job store, and return whether there are any tasks."""
         was_running = self._tasks.are_submitted
         self._tasks.look(is_final=is_final)
         if self._tasks.are_submitted and not was_running:
@@ -203,12 +207,12 @@ class Leader:
     def _is_cancelled(self) -> bool:
         try:
             return self._run.is_cancelled()
-        except StoreError as error:  # the place is away; it is asked again
+        except StoreError as error:  # the place is not reachable at present; the next check tries again
             _log.warning("%s", error)
             return False
 
     def _stop(self, process: subprocess.Popen[bytes], is_running: bool) -> int:
-        """End the command: by asking it where it has tasks to end, and by signals."""
+        """End the command. If it has tasks, ask it first, so that it can end them; then send signals."""
         deadline = time.monotonic() + (_GRACE if is_running else 0)
         while process.poll() is None and time.monotonic() < deadline:
             self._flag()
@@ -227,11 +231,12 @@ class Leader:
                     process.wait(_LAST_GRACE)
 
     def _flag(self) -> None:
+        """Ask the command to end, as `toilfn kill` does."""
         with suppress(ToilfnError):
             self._run.open_store().set_flag("kill")
 
     def _end_jobs(self) -> None:
-        """Cancel the jobs on a batch system of a leader that was stopped by a signal."""
+        """Cancel the batch jobs that the command has left behind if a signal ended it."""
         cluster = [each for each in self._run.request["options"] if each.startswith("--cluster=")]
         if not cluster or cluster[-1] in ("--cluster=local", "--cluster=inline"):
             return
@@ -242,7 +247,10 @@ class Leader:
         self._notes.append(done.stdout.strip() or done.stderr.strip())
 
     def _end_orphan(self) -> None:
-        """Stop the command of a leader that died, since its result can no longer be recorded."""
+        """End the command that an earlier leader has left running.
+
+        Its exit status is lost, and two commands must not use the same job store.
+        """
         path = self._run.folder / "command.json"
         with suppress(OSError, ValueError, psutil.Error):
             pid, started, machine = json.loads(path.read_bytes())
@@ -270,7 +278,7 @@ class Leader:
         run.end(State.COMPLETE if code == 0 else State.EXECUTOR_ERROR, code, notes, reason)
 
     def _reason(self) -> str:
-        """Return in one line why the command failed: its first failed task, or the last line that it printed."""
+        """Return one line that says why the command failed: its first failed task, or its last line of output."""
         fold = self._tasks.fold
         failed = list(fold.in_state(TaskState.FAILED))
         if failed:
@@ -284,11 +292,12 @@ class Leader:
 
 
 class _Tasks:
-    """The tasks of a run, read from the log of its job store while it grows, and kept in a file for servers.
+    """Reads the tasks of a run from the growing log of its job store, and saves them in a file for servers.
 
     Attributes
     ----------
     fold : Fold
+        The current states of the tasks.
     """
 
     def __init__(self, run: Run) -> None:
@@ -304,11 +313,17 @@ class _Tasks:
         return self.fold.run is not None
 
     def look(self, *, is_final: bool) -> None:
-        """Read new records: at every call until there are tasks, then periodically, and all records at the end."""
+        """Read new records. Until there are tasks, every call does so; later, only from time to time.
+
+        Parameters
+        ----------
+        is_final : bool
+            Whether the command has ended, so that all records must be read now.
+        """
         began = time.monotonic()
         if began < self._next and not is_final:
             return
-        with suppress(ToilfnError):  # there is no store yet, or it is just being made
+        with suppress(ToilfnError):  # the command has not created the store yet
             self._read(is_final=is_final)
         if self.are_submitted:
             self._next = time.monotonic() + max(_READ, _SHARE * (time.monotonic() - began))
@@ -322,7 +337,10 @@ class _Tasks:
 
 
 def _store_variables(run: Run) -> dict[str, str]:
-    """Return the variables by which the command reaches a job store elsewhere; secrets are on no command line."""
+    """Return the environment variables with which the command accesses a job store outside the run's folder.
+
+    They can contain secrets, which must not be on a command line.
+    """
     if not run.request.get("store") or not run.place.options:
         return {}
     from toilfn.stores import options
@@ -331,7 +349,7 @@ def _store_variables(run: Run) -> dict[str, str]:
 
 
 def main() -> int:
-    """Lead the run that standard input names; nothing is done if another process leads it."""
+    """Lead the run that standard input names; return 3 if another process leads it."""
     told = json.load(sys.stdin)
     sys.stdin.close()
     logging.basicConfig(format="%(asctime)s %(message)s")
@@ -340,7 +358,7 @@ def main() -> int:
 
 
 def job() -> int:
-    """Lead the run that the end of the command line names, as a job: a place and a run."""
+    """Lead a run as a job of a cluster. The last two arguments of the command line are the place and the run's id."""
     from toilfn.stores import options
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -360,7 +378,7 @@ def _lead(run: Run, timeout: float, variables: Mapping[str, str]) -> int:
     with lease:
         if run.read("exit") is None:
             Leader(run, lease, variables).lead()
-        else:  # whoever wrote it died before it had removed this
+        else:  # the leader that recorded the end died before it could delete this object
             run.place.store.objects.delete([f"open/{run.id}"])
     return 0
 

@@ -1,6 +1,7 @@
-"""Start the leaders of runs, a limited number at a time, and again where one has died.
+"""Start the leaders of runs, a limited number at a time, and start a new leader for a run whose leader has died.
 
-Leaders are processes beside the server, or jobs of a cluster. A server that starts again learns all from records.
+Leaders are processes on the server's machine, or jobs of a cluster. They continue without the server. A server that is
+started again finds their states in the records.
 """
 
 from __future__ import annotations
@@ -34,29 +35,29 @@ __all__ = ["LaunchSettings", "Launcher", "LeaderJobs", "LeaderProcesses", "Leade
 
 _START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.server.lead import job; sys.exit(job())"
 _LIST = 10.0
-"""Seconds between two looks for jobs that other servers have submitted."""
+"""Seconds between two queries for jobs that other servers have submitted."""
 _LOST = 45.0
-"""Seconds after which a job that was announced and never seen counts as lost, with the server that announced it."""
+"""Seconds after which a job that was announced but never seen counts as lost: the server that announced it has died."""
 _PAUSE = 30.0
-"""Seconds for which nothing is submitted after the cluster has refused a job that it may accept later."""
+"""Seconds to wait before the next submission after the cluster has temporarily refused a job."""
 
 _log = logging.getLogger("toilfn.server")
 
 
 class Leaders(ABC):
-    """Starts leaders, and knows which of them have not ended.
+    """Starts leaders, and tracks which of them have not ended. Only the thread of `Launcher` uses it, except `busy`.
 
     Parameters
     ----------
     place : Place
     timeout : float
-        Seconds without a sign of life after which a leader on another machine counts as dead.
+        Seconds without a renewal of its lease after which a leader on another machine counts as dead.
     variables : sequence of str
-        More variables of the environment that runs get.
+        Names of additional environment variables to pass to runs.
     """
 
     may_wait = False
-    """Whether a leader that was started may wait for a long time before it begins."""
+    """Whether a leader may wait in a queue for a long time after it was started."""
 
     def __init__(self, place: Place, timeout: float, variables: Sequence[str]) -> None:
         self.place = place
@@ -65,27 +66,27 @@ class Leaders(ABC):
 
     @abstractmethod
     def look(self) -> None:
-        """Find out which leaders have stopped."""
+        """Update the information on which leaders have ended."""
 
     @abstractmethod
     def holds(self, id: str) -> bool:
-        """Return whether a leader of a run was started and has not ended."""
+        """Return whether a leader for a run was started and has not ended."""
 
     @abstractmethod
     def start(self, run: Run) -> bool:
-        """Start a leader, and return whether it takes a place in the queue."""
+        """Start a leader for a run; return whether it counts towards the limit."""
 
     @abstractmethod
     def end(self, id: str) -> None:
-        """Cancel the leader of a finished run, if it still waits in a queue."""
+        """Cancel the leader of a finished run if it is still waiting in a queue."""
 
     @abstractmethod
     def counts(self, held: Holder | None) -> bool:
-        """Return whether the leader with this lease counts for the limit."""
+        """Return whether the leader that holds a lease counts towards the limit; None means that no one holds it."""
 
     @abstractmethod
     def busy(self) -> int:
-        """Return how many leaders have not ended."""
+        """Return the number of leaders that have not ended."""
 
 
 class LeaderProcesses(Leaders):
@@ -96,13 +97,13 @@ class LeaderProcesses(Leaders):
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def look(self) -> None:
-        """Forget leaders that have stopped; their records are read next."""
+        """Remove the processes that have ended; the launcher then reads the records of their runs."""
         for id, process in list(self._started.items()):
             if process.poll() is not None:
                 del self._started[id]
 
     def holds(self, id: str) -> bool:
-        """Return whether this server's process is running. See `Leaders.holds`."""
+        """Return whether a process of this server is leading the run. See `Leaders.holds`."""
         return id in self._started
 
     def start(self, run: Run) -> bool:
@@ -124,34 +125,36 @@ class LeaderProcesses(Leaders):
         return True
 
     def end(self, id: str) -> None:
-        """Do nothing: a process starts immediately, and sees that its run is finished."""
+        """Do nothing: a process never waits in a queue, and ends by itself when its run is finished."""
 
     def counts(self, held: Holder | None) -> bool:
         """Return whether the leader is on this machine. See `Leaders.counts`."""
         return held is not None and held.host == socket.gethostname()
 
     def busy(self) -> int:
-        """Return how many of this server's processes are running."""
+        """Return the number of this server's processes that are running."""
         return sum(process.poll() is None for process in list(self._started.values()))
 
 
 class LeaderJobs(Leaders):
-    """Leaders that are jobs of a cluster, on whatever machine; servers that share the place share them.
+    """Leaders that are jobs of a cluster, on any machine. Servers that share a place share its jobs.
 
-    A server announces a job in the run's record before it submits it, so that one of them does.
+    Before a server submits a job, it announces the job in the run's record. Only one server can write the announcement,
+    so only one submits the job.
 
     Parameters
     ----------
     place, timeout, variables
         As for `Leaders`.
     name : str
-        Of the cluster; its settings come from the configuration.
+        The name of the cluster, whose other settings come from the configuration.
     shape : Shape
+        The requirements of the jobs.
 
     Raises
     ------
     ClusterError
-        If leaders cannot be jobs of this cluster, or it cannot be used from here.
+        If leaders cannot be jobs of this cluster, or this machine cannot use it.
     StoreError
         If a secret for the place would have to be written to job scripts.
     """
@@ -165,9 +168,9 @@ class LeaderJobs(Leaders):
         self._cluster: Cluster = leading_cluster(cluster_class(name)(), shape, _START)
         self._jobs: dict[JobId, str] = {}
         self._announced: dict[tuple[str, int], float] = {}
-        """When a job that another server has announced was first missed, by run and number."""
+        """When a job that another server has announced was first missing (monotonic time), by run and number."""
         self._over: set[str] = set()
-        """Runs whose job was seen to end."""
+        """The ids of runs whose last job has ended."""
         self._listed = self._refused = float("-inf")
         told = {"work": str(place.work), "timeout": timeout, "variables": list(variables)}
         given = {**worker_variables(place.url, private=False), TOLD_VARIABLE: json.dumps(told)}
@@ -175,7 +178,7 @@ class LeaderJobs(Leaders):
         self._list()
 
     def look(self) -> None:
-        """Query the cluster for jobs that have ended, and periodically for new ones."""
+        """Query the cluster for jobs that have ended, and periodically for new jobs of other servers."""
         try:
             if time.monotonic() - self._listed > _LIST:
                 self._list()
@@ -195,7 +198,7 @@ class LeaderJobs(Leaders):
         self._announced = {key: since for key, since in self._announced.items() if key[0] in left}
 
     def holds(self, id: str) -> bool:
-        """Return whether there is a job for a run, of any server."""
+        """Return whether any server has a job for the run that has not ended."""
         return id in self._jobs.values()
 
     def start(self, run: Run) -> bool:
@@ -215,7 +218,7 @@ class LeaderJobs(Leaders):
         return True
 
     def _is_lost(self, id: str, number: int) -> bool:
-        """Return whether the newest job that was announced for a run will no longer lead it."""
+        """Return whether the last job that was announced for a run has ended, or was never submitted."""
         if id in self._over:
             return True
         now = time.monotonic()
@@ -241,48 +244,49 @@ class LeaderJobs(Leaders):
             run.end(State.SYSTEM_ERROR, None, [reason])
 
     def end(self, id: str) -> None:
-        """End the job of a run, which may wait in the queue. See `Leaders.end`."""
+        """End the job of a run, which may be waiting in the queue. See `Leaders.end`."""
         try:
             self._cluster.kill([job for job, run in self._jobs.items() if run == id])
-        except ClusterError as error:  # it will see by itself that the run is finished
+        except ClusterError as error:  # when the job starts, it notices that its run is finished, and ends
             _log.warning("%s", error)
 
     def counts(self, held: Holder | None) -> bool:
-        """Return whether there is a leader, on whatever machine. See `Leaders.counts`."""
+        """Return whether someone holds the lease, on any machine. See `Leaders.counts`."""
         return held is not None
 
     def busy(self) -> int:
-        """Return how many jobs there are, those of other servers included."""
+        """Return the number of jobs, including those of other servers."""
         return len(self._jobs)
 
 
 _LOOK = 0.5
 _LOOK_FAR = 3.0
 _PURGE = 60.0
-"""Seconds between two looks for finished runs that are too old."""
+"""Seconds between two searches for finished runs to delete because of their age."""
 _UNFINISHED = 86400.0
-"""Seconds after which the files of a request that was never accepted are removed."""
+"""Seconds after which the files of a request that was not accepted are deleted."""
 _AHEAD = 20
-"""How many queued runs are read in addition to those that can be started, since some may have been cancelled."""
+"""Number of queued runs to read in addition to those that can be started, since some may have been cancelled."""
 
 
 class LaunchSettings(NamedTuple):
-    """How runs are led.
+    """The settings of the launcher.
 
     Attributes
     ----------
     limit : int
-        The most leaders on this machine at one time; of leaders that are jobs, the most of all servers of the place.
+        Maximum number of leaders on this machine at one time. For leaders that are jobs, the maximum number of jobs of
+        all servers of the place.
     timeout : float
-        Seconds without a sign of life after which a leader on another machine counts as dead.
+        Seconds without a renewal of its lease after which a leader on another machine counts as dead.
     max_age : float or None
-        Seconds after which a finished run is deleted.
+        Seconds after which a finished run is deleted; None means never.
     variables : tuple of str
-        More variables of the environment that runs get.
+        Names of additional environment variables to pass to runs.
     lead_on : str or None
-        The cluster whose jobs the leaders are; None makes them processes beside the server.
+        The cluster that runs the leaders as jobs; None means that they are processes of this machine.
     shape : Shape
-        The requests of these jobs.
+        The requirements of these jobs.
     """
 
     limit: int = 4
@@ -294,13 +298,15 @@ class LaunchSettings(NamedTuple):
 
 
 class Launcher:
-    """A thread that looks at runs without a final state.
+    """A thread that checks the runs without a final state, and starts leaders for them.
+
+    It also deletes old runs. Handlers may call `wake`, `delete`, `busy` and `is_alive` from other threads.
 
     Parameters
     ----------
     place : Place
     index : Index
-        Learns what is found.
+        The index in which the states of runs are recorded.
     settings : LaunchSettings
     leaders : Leaders
     """
@@ -317,22 +323,22 @@ class Launcher:
         self._thread = threading.Thread(target=self._run, name="toilfn-launcher", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Start no more leaders; running leaders continue."""
+        """End the thread. Leaders continue."""
         self._ended = True
         self._wake.set()
         self._thread.join()
 
     def wake(self) -> None:
-        """Look at once: a run was submitted or cancelled."""
+        """Check the runs now, since one was submitted or cancelled."""
         self._wake.set()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread works."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -342,15 +348,15 @@ class Launcher:
             for act in (self.look, self._purge):
                 try:
                     act()
-                except ToilfnError as error:  # the place is away; what there is to do stays written there
+                except ToilfnError as error:  # the place is not reachable at present; nothing in it is lost
                     _log.warning("%s", error)
-                except Exception:  # a fault here must not end the service
+                except Exception:  # without this thread, the server would accept runs and never start them
                     _log.exception("the launcher failed and will try again")
             self._wake.wait(max(pause, 2 * (time.monotonic() - began)))
             self._wake.clear()
 
     def look(self) -> None:
-        """Look at every run without a final state once, and start what may start."""
+        """Check every run without a final state once, and start leaders as far as the limit allows."""
         self._leaders.look()
         open_ids = self._place.open_ids()
         self._index.expect(open_ids, self._place)
@@ -370,20 +376,21 @@ class Launcher:
                 busy += self._is_here(id)
             else:
                 waiting.append(run)
-        # Runs that have begun are resumed first, and one that was cancelled costs nothing.
+        # Runs that have begun are resumed before queued runs are started. A cancelled run needs no leader, so it is
+        # ended regardless of the limit.
         waiting.sort(key=lambda run: (self._index.state(run.id) is State.QUEUED, run.id))
         for run in waiting:
             if busy < self._settings.limit or self._index.state(run.id) is State.CANCELING:
                 busy += self._start(run)
 
     def _state(self, run: Run) -> State | None:
-        """Find out the state of a run, and note it in the index; None if the run does not exist."""
+        """Determine the state of a run, and record it in the index; None if the run does not exist."""
         facts = run.facts()
         state = state_of(facts)
         try:
             run.request  # noqa: B018 - read once
         except MissingObjectError:
-            return None  # it is just being submitted, or its client was never told that it was accepted
+            return None  # the run is being submitted, or its server died before it could accept it
         if state.is_final:
             with suppress(KeyError):
                 del self._watches[run.id]
@@ -406,19 +413,19 @@ class Launcher:
         return self._leaders.counts(self._watches[id].look() if id in self._watches else None)
 
     def _start(self, run: Run) -> bool:
-        """Have a run led; return whether it takes a place in the queue."""
+        """Start a leader for a run, or end the run if it was cancelled; return whether it counts towards the limit."""
         if self._index.state(run.id) is State.CANCELING and self._end_cancelled(run):
             return False
         return self._leaders.start(run)
 
     def _end_cancelled(self, run: Run) -> bool:
-        """Write down the end of a run that was cancelled before anybody led it; False if it was led already."""
+        """Record the end of a cancelled run that never had a leader; return False if it had one."""
         if any(run.objects.list("leases/")):
             return False
         try:
             lease = run.lease(self._settings.timeout)
         except StoreLockedError:
-            return True  # another server does it
+            return True  # another server is doing the same
         with lease:
             run.end(State.CANCELED, None, ["cancelled before it was started"])
         self._state(run)
@@ -435,11 +442,11 @@ class Launcher:
         Sessions(self._place).sweep()
 
     def delete(self, run: Run) -> None:
-        """Remove a finished run with all its files."""
+        """Delete a finished run with all its files."""
         run.delete()
         self._index.forget(run.id)
         _log.info("%s was deleted", run.id)
 
     def busy(self) -> int:
-        """Return how many leaders have not ended, as far as this server knows."""
+        """Return the number of leaders that have not ended, as far as this server knows."""
         return self._leaders.busy()

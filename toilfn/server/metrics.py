@@ -1,4 +1,4 @@
-"""``/metrics``: the server in figures, for Prometheus. They are counted at each request, from the index."""
+"""``/metrics``: the metrics of the server, for Prometheus. Each request computes them from the index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ __all__ = ["Traffic", "metrics_route"]
 
 
 class Traffic:
-    """The requests that a server has answered, by method and status, and how long it took until an answer began."""
+    """Counts the server's responses by method and status, and adds up the seconds until each response began.
+
+    Several threads may use it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,13 +36,13 @@ class Traffic:
             self._seconds[method, str(status)] += seconds
 
     def read(self) -> list[tuple[list[str], int, float]]:
-        """Return method and status, number and seconds of all requests so far."""
+        """Return, for each method and status, the number of requests so far, and their total seconds."""
         with self._lock:
             return [(list(key), count, self._seconds[key]) for key, count in self._counts.items()]
 
 
 class _Collector:
-    """Makes the metrics of a server whenever they are read."""
+    """Computes the metrics of a server whenever they are read."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -85,7 +88,7 @@ class _Collector:
             try:
                 summary = self._service.view(self._service.place.run(row.id)).summary()
             except ToilfnError:
-                continue  # it was deleted just now, or its store cannot be read; its page says so
+                continue  # the run was deleted after it was listed, or its store is unreadable; the run's page says so
             found.update({state.value: count for state, count in summary.counts.items()})
         return found
 
@@ -117,7 +120,7 @@ class _Collector:
 
 
 def metrics_route(service: Service) -> Any:
-    """Return the route of the metrics. Where users have tokens, an operator's is needed.
+    """Return the route of the metrics. On a server with tokens, it requires an operator's token.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The needs of a workflow on a server: the files that a document and its inputs refer to, under one folder."""
+"""Find the files that a client must upload with a workflow: those to which the document and its inputs refer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _VERSION = re.compile(r"""^\s*["']?cwlVersion["']?\s*:\s*["']?(v\d\.\d)|^\s*vers
 
 
 class Upload(NamedTuple):
-    """A workflow as it is sent."""
+    """A workflow in the form in which a client sends it."""
 
     kind: str
     version: str
     url: str
     params: dict[str, Any]
     files: list[tuple[str, Path]]
-    """Names on the server, and where the files are here."""
+    """The attachments: their names on the server, and their paths on this machine."""
 
 
 def upload_of(workflow: str, inputs: str | None, attached: Sequence[str], *, kind: str | None = None) -> Upload:
@@ -42,21 +42,22 @@ def upload_of(workflow: str, inputs: str | None, attached: Sequence[str], *, kin
     inputs : str, optional
         A file in JSON or YAML. Paths in it are relative to it.
     attached : sequence of str
-        Further files and folders.
+        Additional files and folders.
     kind : str, optional
-        By default, the kind that the suffix of the name indicates.
+        CWL, WDL or PYTHON. Default: the kind that the suffix of the name indicates.
 
     Raises
     ------
     InputError
-        If a file cannot be read, or the kind is not known.
+        If a file cannot be read, or the kind is unknown.
     """
     path, _, fragment = workflow.partition("#")
     path = unquote(urlsplit(path).path) if path.startswith("file://") else path
     found_kind = kind or kind_by_name(urlsplit(path).path)
     if found_kind is None:
         raise InputError(
-            f"cannot tell whether {workflow} is CWL, WDL or Python; its name must end with .cwl, .wdl or .py"
+            f"{workflow}: cannot determine whether this is CWL, WDL or Python",
+            hint="the name must end with .cwl, .wdl or .py",
         )
     files: set[Path] = set()
     version = version_of("", found_kind)
@@ -87,12 +88,12 @@ def upload_of(workflow: str, inputs: str | None, attached: Sequence[str], *, kin
 
 
 def kind_by_name(name: str) -> str | None:
-    """Return the kind of a document by the end of its name; None if that is not known."""
+    """Return the kind of a document by the suffix of its name; None if the suffix is unknown."""
     return _KINDS.get(os.path.splitext(name)[1].lower())
 
 
 def version_of(text: str, kind: str) -> str:
-    """Return the version that a document names, or the usual one of its kind."""
+    """Return the version that a document declares, else the default version of its kind."""
     match = _VERSION.search(text) if kind != "PYTHON" else None
     return (match[1] or match[2]) if match else _VERSIONS[kind]
 
@@ -100,7 +101,7 @@ def version_of(text: str, kind: str) -> str:
 def _existing(name: str) -> Path:
     path = Path(os.path.abspath(unquote(name.removeprefix("file://")) if name.startswith("file://") else name))
     if not path.is_file():
-        raise InputError(f"there is no file {name}")
+        raise InputError(f"file not found: {name}")
     return path
 
 
@@ -114,7 +115,7 @@ def _inputs(name: str | None) -> tuple[dict[str, Any], Path]:
     except ValueError:
         value = _yaml(text, name)
     if not isinstance(value, dict):
-        raise InputError(f"the inputs in {name} must be an object")
+        raise InputError(f"{name}: the inputs must be a mapping")
     return value, path.parent
 
 
@@ -122,15 +123,20 @@ def _yaml(text: str, name: str) -> Any:
     try:
         from ruamel.yaml import YAML  # what cwltool reads YAML with
     except ImportError:
-        raise InputError(f"{name} is not JSON; reading YAML needs a package: pip install ruamel.yaml") from None
+        raise InputError(
+            f"{name} is not JSON, and reading YAML needs an optional package", hint="pip install ruamel.yaml"
+        ) from None
     try:
         return json.loads(json.dumps(YAML(typ="safe", pure=True).load(text)))
-    except Exception as error:  # its errors have no class in common
+    except Exception as error:  # the errors of ruamel.yaml have no common base class
         raise InputError(f"{name} cannot be read: {error}") from None
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Find where values name files: in objects of CWL, and as plain strings elsewhere."""
+    """Yield the places in the inputs that may name a file, each as a container and a key.
+
+    CWL names files in objects; other inputs are plain strings.
+    """
     if isinstance(value, list):
         for index, each in enumerate(value):
             if isinstance(each, str):
@@ -150,7 +156,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _local(base: Path, text: str) -> Path | None:
-    """Return the file or folder here that a text names; None if it names none."""
+    """Return the local file or folder that a text names; None if it names none."""
     if "\n" in text or len(text) > 4000 or "\0" in text or not text:
         return None
     if text.startswith("file://"):
@@ -190,7 +196,7 @@ _REFERENCES = ("run", "$import", "$include", "$mixin", "$schemas", "location", "
 
 
 def _mentioned(path: Path) -> Iterator[Path]:
-    """Find the files and folders that a CWL document names."""
+    """Yield the files and folders that a CWL document names."""
     if path.suffix.lower() not in (".cwl", ".json", ".yml", ".yaml"):
         return
     for name in _names(_yaml(path.read_text(), str(path))):
@@ -213,5 +219,5 @@ def _names(value: Any) -> Iterator[str]:
 
 
 def _secondary(path: Path) -> Iterable[Path]:
-    """Return files beside one that may be its secondary files: they are called the same, and more."""
+    """Return the files that may be secondary files of a file: their names begin with its name."""
     return (each for each in path.parent.glob(f"{escape(path.name)}.*") if each.is_file())

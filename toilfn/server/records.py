@@ -1,25 +1,26 @@
-"""The records of a server: small objects in any place that a job store can be in, each written once.
+"""The records of a server: small objects in its *place*, which is a directory or bucket like that of a job store.
 
-    store.json              as in every job store: what the place can do is found out once
-    open/RUN                the run has no final state yet; it is removed afterwards
+Each object is written once, except ``notes``::
+
+    store.json              the properties of the place, as in every job store
+    open/RUN                exists while the run has no final state
     runs/RUN/request        the request, its user and its time
-    runs/RUN/files/...      attachments, where the place is not a directory
-    runs/RUN/leases/N       who leads the run: a lease, as in a job store
-    runs/RUN/jobs/N         which server submits a job to lead it, where leaders are jobs
-    runs/RUN/started        when a leader took it first, and the command
-    runs/RUN/running        its tasks were submitted
-    runs/RUN/ending         why it ends: cancelled, or its command ended; the first of both decides
-    runs/RUN/exit           the final state, the exit code, and why the run failed
-    runs/RUN/outputs        what came out, as JSON
-    runs/RUN/logs/...       standard output and error, where the place is not a directory
-    runs/RUN/notes          labels, and whether the run is archived: the one object that changes
-    tokens/NAME             a hash of the token of a user
-    sessions/HASH           who has logged in with a browser
+    runs/RUN/files/...      attachments, if the place is not a directory
+    runs/RUN/leases/N       the leader of the run: a lease, as in a job store
+    runs/RUN/jobs/N         the server that submits the Nth job to lead the run, if leaders are jobs
+    runs/RUN/started        the time at which the first leader started, and the command
+    runs/RUN/running        exists once the run has tasks
+    runs/RUN/ending         why the run ends: it was cancelled, or its command ended, whichever came first
+    runs/RUN/exit           the final state, the exit status, and why the run failed
+    runs/RUN/outputs        the outputs, as JSON
+    runs/RUN/logs/...       standard output and error, if the place is not a directory
+    runs/RUN/notes          labels, and whether the run is archived
+    tokens/NAME             the hash of a user's token
+    sessions/HASH           a browser's session
 
-A run's files are in the folder RUN of the work directory; of a place that is a directory, that is its folder
-``work``.
+The files of a run are in the folder RUN of the work directory, by default the folder ``work`` of the place.
 
-The state of a run, worked out of what its record holds: no state is written down before the end.
+Only a final state is recorded. Before that, `state_of` computes the state from the objects that exist.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ __all__ = ["Facts", "Notes", "Place", "Run", "State", "state_of"]
 
 
 class State(str, Enum):
-    """The states of WES that a run of this server can have."""
+    """The states of the WES specification that a run of this server can have."""
 
     QUEUED = "QUEUED"
     INITIALIZING = "INITIALIZING"
@@ -59,27 +60,28 @@ class State(str, Enum):
 
     @property
     def is_final(self) -> bool:
-        """Whether a run in this state stays in it."""
+        """Whether the state of the run no longer changes."""
         return self in (State.COMPLETE, State.EXECUTOR_ERROR, State.SYSTEM_ERROR, State.CANCELED)
 
 
 class Facts(NamedTuple):
-    """The facts of a run. Each of these, once true, stays so."""
+    """The facts that determine the state of a run. A fact that is true stays true."""
 
     claimed: bool = False
-    """A leader has taken the run."""
+    """Whether a leader has started."""
     running: bool = False
-    """The log of the run's own job store says that its tasks were submitted."""
+    """Whether the run has tasks, according to the log of its job store."""
     cancelled: bool = False
-    """A user asked to cancel it before it had ended."""
+    """Whether a user has cancelled the run before its command ended."""
     exit: State | None = None
-    """The final state that the leader wrote down."""
+    """The final state that the leader has recorded; None if it has not."""
 
 
 def state_of(facts: Facts) -> State:
     """Return the state of a run.
 
-    Facts only ever become true, and this function never goes back from a later state to an earlier one when they do.
+    Facts only become true, and when one does, the state never changes to an earlier one. So a client sees each run go
+    forward, even if it asks different servers.
     """
     if facts.exit is not None:
         return facts.exit
@@ -94,27 +96,29 @@ _ID = re.compile(r"run-[0-9a-f]{32}")
 
 
 class Place:
-    """Where servers keep their records; several servers may share one.
+    """The directory or bucket with the records of a server; several servers may share it.
 
     Parameters
     ----------
     url : str
-        A directory, or any URL that a job store can have.
+        A directory, or a URL like that of a job store.
     work : str, optional
-        The directory for the runs' files. Servers on several machines must share it, unless the place is not a
-        directory.
+        The directory for the files of runs. If the place is a directory, servers on several machines must share it.
     **options
-        How to reach the place, as for `toilfn.stores.open_store`.
+        Options for accessing the place, as for `toilfn.stores.open_store`.
 
     Attributes
     ----------
     work : Path
     store : Store
+        The place as a job store, whose objects are the records.
     """
 
     def __init__(self, url: str, work: str | None = None, **options: Any) -> None:
         if work is None and not is_local(url):
-            raise InputError(f"the place {url} is not a directory; name one for the files of runs: --work-dir DIR")
+            raise InputError(
+                f"place {url}: not a directory, so the files of runs need one", hint="pass it with --work-dir DIR"
+            )
         self.store = open_store(url, workflow="toilfn server", **options)
         self.options = options
         self._naming = threading.Lock()
@@ -126,25 +130,25 @@ class Place:
         self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def new_id(self) -> str:
-        """Return an id for a new run. Ids sort by time, those of one server by their order."""
+        """Return an id for a new run. Ids are in the order of their times; those of one server, in exact order."""
         with self._naming:
             self._last = max(self._last + 1, time.time_ns() // 1_000_000)
             return f"run-{self._last:012x}{secrets.token_hex(10)}"
 
     def run(self, id: str) -> Run:
-        """Return the run of an id, whether there is one or not.
+        """Return the object for the run with an id, without checking that the run exists.
 
         Raises
         ------
         MissingObjectError
-            If no run can have this id.
+            If the id is malformed.
         """
         if not _ID.fullmatch(id):
             raise MissingObjectError(f"there is no run {id!r}")
         return Run(self, id)
 
     def submit(self, run: Run, request: dict[str, Any]) -> None:
-        """Write the request down: from now on the run is queued."""
+        """Record the request of a run, which is queued from now on."""
         self.store.objects.put(f"open/{run.id}", b"")
         run.objects.prepare()
         run.objects.put_new("request", _packed(request))
@@ -154,13 +158,13 @@ class Place:
         return sorted(self._ids("open/"))
 
     def survey(self) -> tuple[set[str], set[str]]:
-        """Return all runs that were submitted, and those of which something is noted."""
+        """Return the ids of all runs, and the ids of those that have notes."""
         names = [name.split("/") for name in self.store.objects.list("runs/") if name.count("/") == 2]
         found = [{id for _, id, name in names if name == wanted} for wanted in ("request", "notes")]
         return found[0], found[1]
 
     def sweep(self, before: float) -> None:
-        """Remove what requests that never were accepted have left, those from before a moment."""
+        """Delete the files of requests that were received before a time and not accepted."""
         left = {entry.name for entry in self.work.iterdir()} | {*self.open_ids()}
         for id in filter(_ID.fullmatch, left):
             run = self.run(id)
@@ -175,23 +179,24 @@ class Place:
 
 
 class Notes(NamedTuple):
-    """Notes of people about a run."""
+    """The labels of a run, and whether it is archived; users can change both."""
 
     labels: dict[str, str]
     archived: bool = False
-    """Whether lists leave the run out, unless archived ones are wanted."""
+    """Whether the run is hidden in lists, except in the list of archived runs."""
 
 
 class Run:
-    """One run: its record, and where its files are.
+    """A run: its record and its files.
 
     Attributes
     ----------
     id : str
     objects : toilfn.stores.Objects
-        Its record.
+        The objects of the record.
     folder : Path
-        Its files: ``files`` is what was uploaded, ``outputs``, ``store`` and the leader's streams are beside it.
+        The folder of the run's files: ``files`` (the uploaded files), ``outputs``, ``store``, and the command's streams
+        ``stdout`` and ``stderr``.
     """
 
     def __init__(self, place: Place, id: str) -> None:
@@ -202,7 +207,7 @@ class Run:
 
     @cached_property
     def request(self) -> dict[str, Any]:
-        """The request.
+        """The request, read from the record when it is first needed.
 
         Raises
         ------
@@ -221,17 +226,17 @@ class Run:
 
     @property
     def outputs_folder(self) -> Path:
-        """Where outputs go, unless they go to a bucket."""
+        """The folder for outputs, unless they go to a bucket."""
         return self.folder / "outputs"
 
     @property
     def store_url(self) -> str:
-        """The run's own job store."""
+        """The URL of the run's own job store."""
         return str(self.request.get("store") or self.folder / "store")
 
     @property
     def fold_file(self) -> Path:
-        """The file in which the fold of the job store's log is kept: a cache."""
+        """The file that caches the fold of the job store's log."""
         return self.folder / "fold.cache"
 
     def open_store(self) -> Store:
@@ -240,14 +245,14 @@ class Run:
         Raises
         ------
         StoreNotFoundError
-            If there is none yet.
+            If the command has not created it yet.
         """
         options = self.place.options if self.request.get("store") else {}
         return open_store(self.store_url, create=False, **options)
 
     def facts(self) -> Facts:
-        """Look what is known now."""
-        ended = self.read("exit")  # first: once it is there, nothing else matters
+        """Read the current facts from the record."""
+        ended = self.read("exit")  # read first: once it exists, no other fact matters
         if ended is not None:
             return Facts(exit=State(ended["state"]))
         names = set(self.objects.list(""))
@@ -257,56 +262,59 @@ class Run:
         return Facts(any(name.startswith("leases/") for name in names), "running" in names, cancelled)
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Read one of the objects of JSON; None if it is not there."""
+        """Return the JSON of an object in the record; None if the object does not exist."""
         try:
             return dict(json.loads(self.objects.get(name)))
         except MissingObjectError:
             return None
 
     def note(self, name: str, content: dict[str, Any]) -> bool:
-        """Write one of the objects, unless it is there; say whether this call did."""
+        """Create an object in the record, unless it exists; return whether this call has created it."""
         return self.objects.put_new(name, _packed({**content, "time": time.time()}))
 
     def cancel(self, user: str) -> bool:
-        """Ask for the end of the run, and say whether this call did: from now on its command can no longer succeed."""
+        """Cancel the run; return whether this call did, or an earlier call or the end of the command was first.
+
+        After this, the final state is that of a cancelled run, even if the command still succeeds.
+        """
         return self.note("ending", {"by": "cancel", "user": user})
 
     def is_cancelled(self) -> bool:
-        """Return whether someone has cancelled the run before its command ended."""
+        """Return whether the run was cancelled before its command ended."""
         return (self.read("ending") or {}).get("by") == "cancel"
 
     def end(self, state: State, exit_code: int | None, notes: list[str], reason: str = "") -> None:
-        """Write down the final state: that of a cancelled run is always the same, and the first one written stays."""
+        """Record the final state. The first one that is recorded stays; that of a cancelled run is always CANCELED."""
         if not self.note("ending", {"by": "exit"}) and self.is_cancelled():
             state = State.CANCELED
         self.note("exit", {"state": state.value, "exit_code": exit_code, "notes": notes, "reason": reason})
         self.place.store.objects.delete([f"open/{self.id}"])
 
     def notes(self) -> Notes:
-        """Return what people have noted of the run."""
+        """Return the labels of the run, and whether it is archived."""
         found = self.read("notes") or {}
         return Notes(found.get("labels", {}), found.get("archived", False))
 
     def set_notes(self, notes: Notes) -> None:
-        """Write down what people note of the run; the last one who does so wins."""
+        """Replace the labels of the run, and whether it is archived. If several users do so, the last one wins."""
         self.objects.put("notes", _packed(notes._asdict()))
 
     def lease(self, timeout: float) -> Lease:
-        """Become the leader of the run.
+        """Take the lease of the run, which makes this process its leader.
 
         Raises
         ------
         StoreLockedError
-            If it has a living one.
+            If the run has another leader that is alive.
         """
         return Lease.acquire(self.as_store(), timeout=timeout)
 
     def as_store(self) -> Store:
-        """Return the record as what leases are taken of."""
+        """Return the record as a `Store`, since leases are taken of stores."""
         return Store(self.objects, Meta(self.id, 0.0, "", self.place.store.objects.conditional, True))
 
     def bring_files(self) -> None:
-        """Fetch files that were uploaded to another server, if the place is not a directory."""
+        """Download files that were uploaded to another server, if the place is not a directory."""
         for name in self.objects.list("files/"):
             path = self.folder / name
             if not path.exists():
@@ -314,7 +322,7 @@ class Run:
                 self.objects.download(name, path)
 
     def keep_files(self, folder: str) -> None:
-        """Copy a folder of the run's, or a file, into the record, where the place is not a directory."""
+        """Copy a file or a subfolder of the run's folder into the record, if the place is not a directory."""
         if self.place.is_directory:
             return
         top = self.folder / folder
@@ -323,7 +331,7 @@ class Run:
                 self.objects.upload(path, os.fspath(path.relative_to(self.folder)))
 
     def delete(self) -> None:
-        """Remove the run with all its files, including a job store that is elsewhere."""
+        """Delete the run with all its files, including a job store outside its folder."""
         if self.request.get("store"):
             self.open_store().destroy()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""The server's own pages: the list of runs, the page of each run, logging in, and the state of the server.
+"""The pages of the server: the list of runs, the pages of a run, the login form, and the state of the server.
 
-The page of a run is that of its store, with the server's data about the run around it.
+The pages of a run are those of its job store, with additional data from the server.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from toilfn.stores import MissingObjectError
 __all__ = ["Output", "Query", "Served", "ServedRun", "labels_of", "site_routes"]
 
 _TAIL = 64 << 10
-"""Bytes of a stream that a page shows."""
+"""Maximum number of bytes of a stream to show on a page."""
 _SHORT_TAIL = 4 << 10
 _LONGEST_LABEL = 200
 _STREAMS = ("stderr", "stdout")
 
 
 class Output(NamedTuple):
-    """A value among the outputs of a run: a file to be fetched, or a text."""
+    """One output of a run on a page: a link to a file, or a text."""
 
     name: str
     url: str
@@ -49,11 +49,11 @@ class Output(NamedTuple):
 
 
 class Served(NamedTuple):
-    """A run of a server, as its pages show it."""
+    """The server's data about a run, for the templates."""
 
     id: str
     url: str
-    """Of its page."""
+    """The URL of the run's page."""
     state: str
     is_final: bool
     name: str
@@ -65,10 +65,10 @@ class Served(NamedTuple):
     archived: bool
     reason: str
     notes: list[str]
-    """Remarks of the server about the run's end."""
+    """The server's messages about the end of the run."""
     exit_code: int | None
     stderr: str
-    """The end of the command's output, if the run failed or has not started to run tasks."""
+    """The end of the command's output, if the run has failed or has no tasks yet."""
     outputs: list[Output]
 
 
@@ -79,7 +79,7 @@ class ServedRun(RunPages):
     ----------
     service : Service
     around : callable
-        Returns the values that each template needs.
+        Returns the values that every template needs.
     """
 
     def __init__(self, service: Service, around: Callable[[Any], dict[str, Any]]) -> None:
@@ -104,7 +104,7 @@ class ServedRun(RunPages):
         return [*super().routes(path), *streams, Route(f"{path}/logs", self._page(self.logs))]
 
     def mark(self, request: Any, view: RunView) -> str:
-        """Return what changes whenever the pages do."""
+        """Return a text that changes whenever the pages change."""
         run = self._asked(request)
         return f"{self._service.state(run).value}-{run.notes().archived:d}-{super().mark(request, view)}"
 
@@ -137,7 +137,7 @@ class ServedRun(RunPages):
             yield from _listed(str(name), value, base)
 
     def details(self, request: Any, view: RunView) -> Any:
-        """Answer with inputs, outputs, settings and versions."""
+        """Respond with the page of inputs, outputs, settings and versions."""
         run = self._asked(request)
         started, asked = run.read("started") or {}, run.request["request"]
         facts = [
@@ -183,7 +183,7 @@ def _exit_status(run: Run) -> str:
 
 
 def _listed(name: str, value: Any, base: str) -> Iterator[Output]:
-    """Yield the files of a value one by one; a value without a file is one text."""
+    """Yield each file in a value as an output of its own; a value without files is one text."""
     if isinstance(value, dict) and value.get("class") == "File":
         url = str(value.get("location", ""))
         size = value.get("size")
@@ -203,12 +203,12 @@ def _listed(name: str, value: Any, base: str) -> Iterator[Output]:
 
 
 def labels_of(text: str) -> dict[str, str]:
-    """Read labels: one in each line, as ``NAME`` or ``NAME=VALUE``.
+    """Parse labels, one in each line: ``NAME`` or ``NAME=VALUE``.
 
     Raises
     ------
     InputError
-        If a name is missing, or something is too long.
+        If a name is missing, or a name or value is too long.
     """
     labels = pairs_of(text, "labels")
     for name, value in labels.items():
@@ -218,12 +218,12 @@ def labels_of(text: str) -> dict[str, str]:
 
 
 _PAGE = 50
-"""Runs on a page."""
+"""Number of runs on a page of the list."""
 _STATES = [state.value for state in State]
 
 
 class Query(NamedTuple):
-    """Which runs a list shows: the fields of its URL."""
+    """Selects the runs of a list; the fields are the parameters of its URL."""
 
     q: str = ""
     state: str = ""
@@ -235,12 +235,12 @@ class Query(NamedTuple):
 
     @classmethod
     def read(cls, given: Any) -> Query:
-        """Read the fields of a URL.
+        """Parse the parameters of a URL.
 
         Raises
         ------
         InputError
-            If a state is named that runs cannot have.
+            If the state is not a state of runs.
         """
         query = cls(**{name: given.get(name, "") for name in cls._fields})
         if query.state and query.state not in _STATES:
@@ -248,31 +248,31 @@ class Query(NamedTuple):
         return query
 
     def url(self, **changes: str) -> str:
-        """Return the URL of the list, with some fields changed; the changed list begins with its first page."""
+        """Return the URL of the first page of a list, with some parameters changed."""
         fields = self._replace(**{"before": "", "after": "", **changes})._asdict()
         words = urlencode({name: value for name, value in fields.items() if value})
         return f"{PAGES}?{words}" if words else PAGES
 
     def filter(self, principal: Principal) -> Filter:
-        """Return the filter of the index, as far as the user may look."""
+        """Return the filter for the index, limited to the runs that the user may see."""
         owner = (self.owner or None) if principal.is_operator else principal.name
         return Filter(owner, self.state or None, self.kind or None, self.q or None, bool(self.archived))
 
 
 class _Site:
-    """The handlers of the pages that are not about one run."""
+    """The handlers of the pages that do not belong to a run."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def around(self, request: Any, at: str = "") -> dict[str, Any]:
-        """Return the values that each template needs."""
+        """Return the values that every template needs."""
         principal = user_of(request)
         site = {"user": principal, "at": at, "can_leave": bool(getattr(request.state, "session", ""))}
         return {"base": "", "static": f"{PAGES}/static", "home": PAGES, "frozen": None, "served": None, "site": site}
 
     def runs(self, request: Any) -> Any:
-        """Answer with the list of runs."""
+        """Respond with the list of runs."""
         principal, query, index = user_of(request), Query.read(request.query_params), self._service.index
         wanted = query.filter(principal)
         mark = index.mark(wanted.owner)
@@ -290,13 +290,13 @@ class _Site:
         )  # fmt: skip
 
     async def events(self, request: Any) -> Any:
-        """Send an event when a list changes."""
+        """Send an event whenever the list of runs changes."""
         principal = user_of(request)
         owner = None if principal.is_operator else principal.name
         return events(request, partial(self._service.index.mark, owner))
 
     def login(self, request: Any) -> Any:
-        """Answer with the form for a token."""
+        """Respond with the form in which the user enters a token."""
         wanted = _own_path(request.query_params.get("next", ""))
         return html("login.html", **self._before_login(), next=wanted, refused="")
 
@@ -304,7 +304,7 @@ class _Site:
         return {"base": "", "static": f"{PAGES}/static", "home": PAGES, "frozen": None, "served": None, "site": None}
 
     async def log_in(self, request: Any) -> Any:
-        """Open a session, and lead to the page that was wanted."""
+        """Open a session, and redirect to the page that the user had requested."""
         if request.method != "POST":
             return await asyncio.to_thread(self.login, request)
         from starlette.responses import RedirectResponse
@@ -321,7 +321,7 @@ class _Site:
         return answer
 
     async def log_out(self, request: Any) -> Any:
-        """End the session."""
+        """End the session, and redirect to the login form."""
         from starlette.responses import RedirectResponse
 
         if request.state.session:
@@ -331,7 +331,7 @@ class _Site:
         return answer
 
     def missing(self, request: Any) -> Any:
-        """Answer to a URL that no page has.
+        """Respond to a URL without a page.
 
         Raises
         ------
@@ -341,7 +341,7 @@ class _Site:
         raise MissingObjectError(f"there is no page {request.url.path}")
 
     def health(self, request: Any) -> Any:
-        """Answer with how the server is."""
+        """Respond with the state of the server."""
         service = self._service
         counts, disk = service.index.counts(), shutil.disk_usage(service.place.work)
         facts: list[tuple[str, Any]] = [
@@ -359,7 +359,7 @@ class _Site:
 
 
 def _links(query: Query, rows: list[Summary], *, has_older: bool, has_newer: bool) -> dict[str, str]:
-    """Return the URLs of the pages before and after this one, which stay the same when runs are added."""
+    """Return the URLs of the previous and the next page. They name ids, so they stay valid when runs are added."""
     links = {"newer": query.url(after=rows[0].id), "older": query.url(before=rows[-1].id)} if rows else {}
     there = {"newer": has_newer, "older": has_older}
     return {name: url for name, url in links.items() if there[name]} | ({"first": query.url()} if has_newer else {})
@@ -371,13 +371,16 @@ def _counts(query: Query, counts: dict[str, int]) -> list[tuple[str, int, str]]:
 
 
 def _own_path(text: str) -> str:
-    """Return the path of a page of this server, whatever a URL says."""
+    """Return the path of a URL on this server; for any other URL, the path of the first page.
+
+    Otherwise a link to the login form could redirect the user to another site.
+    """
     is_own = (text == PAGES or text.startswith((f"{PAGES}/", f"{PAGES}?"))) and text.isprintable() and "\\" not in text
     return text if is_own else PAGES
 
 
 class _Actions:
-    """The changes that forms make to a run."""
+    """The handlers of the forms that change a run."""
 
     def __init__(self, service: Service, site: _Site) -> None:
         self._service = service
@@ -389,7 +392,7 @@ class _Actions:
         return run
 
     def changing(self, act: Callable[[Run, dict[str, str], Principal], str | None]) -> Callable[[Any], Any]:
-        """Build the handler of a form: it acts, and leads to a page of the run or to another one."""
+        """Build the handler of a form, which calls `act` and redirects to the path that it returns, or to the run."""
         from starlette.responses import RedirectResponse
 
         async def handle(request: Any) -> Any:
@@ -413,7 +416,7 @@ class _Actions:
         self._service.annotate(run, run.notes()._replace(labels=labels_of(fields.get("labels", ""))))
 
     def archive(self, run: Run, fields: dict[str, str], principal: Principal) -> None:
-        """Archive a run, or take it back."""
+        """Archive a run, or restore an archived run."""
         self._service.annotate(run, Notes(run.notes().labels, fields.get("archived") == "yes"))
 
     def delete(self, run: Run, fields: dict[str, str], principal: Principal) -> str:
@@ -422,7 +425,7 @@ class _Actions:
         return PAGES
 
     def ask(self, request: Any) -> Any:
-        """Answer with what deleting a run frees."""
+        """Respond with a question whether to delete the run, and the space that this frees."""
         run = self._run(request)
         state = self._service.state(run)
         sizes = [(name, _size(run.folder / part)) for name, part in _PARTS]
@@ -437,7 +440,7 @@ _PARTS = (("what was uploaded", "files"), ("outputs", "outputs"), ("job store", 
 
 
 def _size(path: os.PathLike[str]) -> int:
-    """Return the size of a file or a folder on the disk; a file with several names counts once."""
+    """Return the disk space of a file or a folder; a file with several hard links counts once."""
     seen: dict[tuple[int, int], int] = {}
     for folder, _, names in os.walk(path):
         for name in names:

@@ -1,7 +1,7 @@
-"""Requests of clients: which workflows and options they may have, and the request that a run's record keeps.
+"""Check the requests of clients, and build the command for a run.
 
-`KINDS` has the kinds of workflows, each with its command and the options that people may give. `request_of` makes the
-fields of a form, checked, into a request.
+`KINDS` has the kinds of workflows, and the options that clients may pass for each. `request_of` checks the fields of a
+form, and converts them to the request in the run's record. `command` builds the command from that request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ENGINE = "toilfn"
 """The name of this engine in requests."""
 
 INPUTS = "wes_inputs.json"
-"""The file with the inputs of a run, beside the uploaded files."""
+"""The name of the file with the inputs of a run, in the folder of the uploaded files."""
 
 _VALUES = [
     "default-cores",
@@ -64,7 +64,7 @@ _VALUES = [
 _FLAGS = ["default-preemptible", "double-memory", "double-walltime", "stream-logs", "fresh-process", "progress"]
 
 _CHOSEN = ["outdir", "output-directory", "tmpdir-prefix", "tmp-outdir-prefix", "basedir", "job-store", "store", "clean"]
-"""Options that clients send out of habit, and that the server chooses itself."""
+"""Options that clients for Toil send but the server chooses itself; they are ignored."""
 
 _TOILS = {
     "retry-count": "retries",
@@ -76,7 +76,7 @@ _TOILS = {
     "log-error": "log-level=error",
     "log-critical": "log-level=critical",
 }
-"""Other names of our options."""
+"""Other names for options of toilfn."""
 
 
 class Kind(NamedTuple):
@@ -85,10 +85,10 @@ class Kind(NamedTuple):
     name: str
     versions: tuple[str, ...]
     aliases: frozenset[str]
-    """Other names, and other names of versions, in lower case."""
+    """Other names of the kind and of its versions, in lower case."""
     suffix: str
     values: frozenset[str]
-    """Options with a value, beside those of every run."""
+    """Options with a value, in addition to those of every run."""
     flags: frozenset[str]
 
 
@@ -119,7 +119,7 @@ KINDS = {
 
 
 def kind_of(name: str, version: str, allowed: Iterable[str]) -> Kind:
-    """Return the kind of workflow that a request names, in whatever case.
+    """Return the kind of workflow that a request names, ignoring case.
 
     Raises
     ------
@@ -130,30 +130,31 @@ def kind_of(name: str, version: str, allowed: Iterable[str]) -> Kind:
     kind = next((k for k in known if name.lower() in {k.name.lower(), *k.aliases} and not name[:1].isdigit()), None)
     if kind is None:
         names = ", ".join(k.name for k in known)
-        raise InputError(f"workflow_type: {name!r} is not a kind of workflow that this server runs; it runs {names}")
+        raise InputError(f"workflow_type: this server does not run {name!r}", hint=f"it runs {names}")
     if version.lower() not in {*kind.versions, *kind.aliases}:
         raise InputError(
-            f"workflow_type_version: {version!r} is not a version of {kind.name} that this server runs; "
-            f"it runs {', '.join(kind.versions)}"
+            f"workflow_type_version: this server does not run version {version!r} of {kind.name}",
+            hint=f"it runs {', '.join(kind.versions)}",
         )
     return kind
 
 
 def engine_options(kind: Kind, parameters: Mapping[str, Any], origin: str) -> Iterator[str]:
-    """Translate parameters for the engine into options of the command.
+    """Yield the command's options for the engine parameters of a request.
 
     Parameters
     ----------
     kind : Kind
     parameters : mapping
-        Values by the names of options, with or without dashes, in our spelling or Toil's. None stands for a flag.
+        Values by the names of options, with or without dashes, in the spelling of toilfn or Toil. The value None means
+        that the option is a flag.
     origin : str
-        What to blame in errors.
+        The field or option that has the parameters, for errors.
 
     Raises
     ------
     InputError
-        If an option is not allowed, or its value is not one.
+        If an option is not allowed, or its value is wrong.
     """
     for given, value in parameters.items():
         name = _spelled(given)
@@ -169,12 +170,14 @@ def engine_options(kind: Kind, parameters: Mapping[str, Any], origin: str) -> It
         else:
             allowed = sorted(kind.values | kind.flags)
             near = get_close_matches(name, allowed, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"{origin}: {given!r} is not an allowed option{meant}; allowed are {', '.join(allowed)}")
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(
+                f"{origin}: {given!r} is not an allowed option", hint=f"{meant}allowed are {', '.join(allowed)}"
+            )
 
 
 def _spelled(name: str) -> str:
-    """Spell ``--maxCores`` and ``max_cores`` as ``max-cores``."""
+    """Convert names such as ``--maxCores`` and ``max_cores`` to ``max-cores``."""
     parts = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.lstrip("-")).lower()
     return parts.replace("_", "-")
 
@@ -183,7 +186,7 @@ def _flag(name: str, value: Any, where: str) -> Iterator[str]:
     if value is None or value is True or str(value).lower() in ("", "true", "yes", "1"):
         yield f"--{name}"
     elif not (value is False or str(value).lower() in ("false", "no", "0")):
-        raise InputError(f"{where} is a flag; give it null, true or false")
+        raise InputError(f"{where} is a flag", hint="its value must be null, true or false")
 
 
 def _value(name: str, value: Any, where: str) -> str:
@@ -199,7 +202,7 @@ def _value(name: str, value: Any, where: str) -> str:
         try:
             setting.metadata["parse"](text)
         except (ValueError, InputError) as error:
-            raise InputError(f"{where} cannot be {text!r}: {error}") from None
+            raise InputError(f"{where}: {text!r} is not valid: {error}") from None
     return text
 
 
@@ -209,12 +212,12 @@ def program(name: str) -> str:
 
 
 def command(request: Mapping[str, Any], folder: Path, store: str, outputs: str) -> list[str]:
-    """Return the command for a run, as a user would type it in the folder of the run's files.
+    """Return the command for a run, which must be started in the folder of the uploaded files.
 
     Parameters
     ----------
     request : mapping
-        What `toilfn.server.submission.Submission.request` made.
+        The request from `request_of`.
     folder : Path
         The run's folder.
     store : str
@@ -236,19 +239,22 @@ def command(request: Mapping[str, Any], folder: Path, store: str, outputs: str) 
 
 
 def script_words(params: Mapping[str, Any]) -> Iterator[str]:
-    """Turn the inputs of a script into its own command line: ``--name=value``, ``--flag``, or ``args`` as they are.
+    """Yield the command-line arguments for the inputs of a script.
+
+    Inputs become ``--name=value``, or ``--name`` if the value is true. The items of the input ``args`` are passed
+    unchanged.
 
     Raises
     ------
     InputError
-        If a name cannot be that of an option.
+        If a name is not valid as the name of an option.
     """
     for name, value in params.items():
         if name == "args" and isinstance(value, list):
             yield from map(str, value)
             continue
         if not re.fullmatch(r"[A-Za-z_][\w.-]*", name):
-            raise InputError(f"workflow_params: {name!r} cannot be the name of an option of a script")
+            raise InputError(f"workflow_params: {name!r} is not a valid name for an option of a script")
         for each in value if isinstance(value, list) else [value]:
             if each is None or each is True:
                 yield f"--{name}"
@@ -257,32 +263,32 @@ def script_words(params: Mapping[str, Any]) -> Iterator[str]:
 
 
 FETCHED = ("s3", "gs", "gcs")
-"""Schemes of documents that are fetched before the engine sees them."""
+"""URL schemes of documents that the leader downloads, since the engines do not read them."""
 
 _REMOTE = ("http", "https", *FETCHED)
 _DEEPEST = 100
-"""Levels of nesting that JSON may have."""
+"""Maximum number of nested levels in the JSON of a request."""
 
 _TOOL = re.compile(r"[\w-]+(\.[\w-]+)+/[\w./-]+:[\w.-]+")
-"""A tool's id in a registry, with its version."""
+"""The id of a tool in a registry, with its version."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The operator's choices.
+    """The operator's settings for runs.
 
     Attributes
     ----------
     kinds : tuple of str
-        Kinds of workflows that are run.
+        Kinds of workflows that the server runs.
     folders : tuple of str
-        Where documents of ``file:`` URLs may be.
+        Folders from which documents with ``file:`` URLs may come.
     defaults : tuple of str
-        Options of the command that come before those of requests.
+        Options for the command of every run. They come before those of the request, which can override them.
     cluster : str or None
-        Where tasks run.
+        The cluster that runs the tasks; None means the local cluster.
     store_base, outputs_base : str or None
-        A URL under which each run has its job store, or its outputs; by default they are in its folder.
+        The URL under which each run has its job store, or its outputs. None means in the run's folder.
     """
 
     kinds: tuple[str, ...] = tuple(KINDS)
@@ -301,16 +307,18 @@ def request_of(fields: Mapping[str, str], files: Path, owner: str, id: str, poli
     ----------
     fields : mapping of str to str
     files : Path
-        The folder of attachments; an archive among them is opened, and the file of inputs is written there.
+        The folder of attachments. If the document is an archive, it is unpacked there, and the file with the inputs is
+        written there.
     owner : str
+        The name of the user.
     id : str
-        The run's.
+        The id of the run.
     policy : Policy
 
     Raises
     ------
     InputError
-        If the request cannot be run; names the field.
+        If the request cannot be run. The message names the field.
     """
     for name in ("workflow_type", "workflow_type_version", "workflow_url"):
         if not fields.get(name, "").strip():
@@ -341,19 +349,19 @@ def request_of(fields: Mapping[str, str], files: Path, owner: str, id: str, poli
 
 
 def _told(fields: Mapping[str, str], params: Any, parameters: dict[str, str], tags: dict[str, str]) -> dict[str, Any]:
-    """Return the request as a client reads it again."""
+    """Return the request in the form in which clients can read it later."""
     names = ("workflow_type", "workflow_type_version", "workflow_engine", "workflow_engine_version", "workflow_url")
     plain = {name: fields[name] for name in names if fields.get(name)}
     return {**plain, "workflow_params": params, "workflow_engine_parameters": parameters, "tags": tags}
 
 
 def read_object(name: str, text: str | None) -> dict[str, Any]:
-    """Read a field that is a JSON object; nothing stands for an empty one.
+    """Parse a field with a JSON object; a missing or empty field means an empty object.
 
     Raises
     ------
     InputError
-        If it is not JSON, is nested too deeply, or is something else than an object.
+        If the field is not a JSON object, or is nested too deeply.
     """
     if text is None or not text.strip():
         return {}
@@ -404,20 +412,20 @@ def _string(value: Any) -> str:
 
 def _check_engine(engine: str, version: str) -> None:
     if version and not engine:
-        raise InputError("workflow_engine: is missing; it is required where workflow_engine_version is given")
+        raise InputError("workflow_engine: is missing, and required because of workflow_engine_version")
     if engine and engine.lower() != ENGINE:
-        raise InputError(f"workflow_engine: {engine!r} is not an engine of this server; it has {ENGINE}")
+        raise InputError(f"workflow_engine: this server does not have {engine!r}; it has {ENGINE}")
     if version and version != __version__:
-        raise InputError(f"workflow_engine_version: {version!r} is not the version that runs here: {__version__}")
+        raise InputError(f"workflow_engine_version: this server does not have {version!r}; it has {__version__}")
 
 
 def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
-    """Interpret a ``workflow_url``: as a URL, an absolute path, or the name of an attachment.
+    """Return the document that a ``workflow_url`` names: by a URL, an absolute path, or the name of an attachment.
 
     Raises
     ------
     InputError
-        If it cannot be read, or may not be.
+        If the document does not exist, or the server is not allowed to read it.
     """
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
@@ -431,7 +439,9 @@ def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
         return _allowed(unquote(parts.path), parts.fragment, policy.folders)
     name = _attached(unquote(url.partition("#")[0]), files)
     if scheme and not (files / name).is_file() and not _TOOL.fullmatch(url):
-        raise InputError(f"workflow_url: {url!r} cannot be read; give a relative path, or http, https, s3, gs or trs")
+        raise InputError(
+            f"workflow_url: {url!r} cannot be read", hint="use a relative path, or an http, https, s3, gs or trs URL"
+        )
     try:
         if confined.inside(files, name).is_file():
             return confined.relative(name) + (f"#{parts.fragment}" if parts.fragment else "")
@@ -443,7 +453,10 @@ def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
 
 
 def _attached(name: str, files: Path) -> str:
-    """Return the name of an attachment that a relative URL means: of a lone document, the client names the parent."""
+    """Return the name of the attachment that a relative URL names.
+
+    If toil-wes-cwl-runner uploads only a document, the URL that it sends is the path of the document's parent folder.
+    """
     is_lone = re.fullmatch(r"\.|\.\./(?!\.\.$)[^/]+", name)
     return LONE if is_lone and (files / LONE).is_file() else name
 
@@ -461,17 +474,17 @@ def _allowed(path: str, fragment: str, folders: Iterable[str]) -> str:
 
 
 def _of_registry(url: str, kind: Kind) -> str:
-    """Return where a tool registry (TRS, version 2) has the document of ``trs://HOST/ID/VERSION``."""
+    """Return the URL of the document ``trs://HOST/ID/VERSION`` in its tool registry (TRS, version 2)."""
     host, _, rest = url.removeprefix("trs://").partition("/")
     tool, _, version = rest.rpartition("/")
     if not (tool and version):
-        raise InputError("workflow_url: a tool's URL must be trs://HOST/ID/VERSION")
+        raise InputError(f"workflow_url: {url!r} does not have the form trs://HOST/ID/VERSION")
     tool, version = quote(unquote(tool), safe=""), quote(unquote(version), safe="")
     return f"https://{host}/ga4gh/trs/v2/tools/{tool}/versions/{version}/PLAIN_{kind.name}/descriptor"
 
 
 def confined_path(files: Path, name: str) -> Path:
-    """Return the path of an attachment, or of a file that was already allowed."""
+    """Return the path of an attachment; an absolute path, which `document_of` has allowed, is returned unchanged."""
     return Path(name) if name.startswith("/") else confined.inside(files, name)
 
 
@@ -479,7 +492,9 @@ def _write_inputs(files: Path, params: Mapping[str, Any]) -> None:
     files.mkdir(parents=True, exist_ok=True)
     path = files / INPUTS
     if path.exists() or path.is_symlink():
-        raise InputError(f"workflow_attachment: {INPUTS} is the name of the file of inputs; choose another one")
+        raise InputError(
+            f"workflow_attachment: the name {INPUTS} is reserved for the inputs", hint="choose another name"
+        )
     path.write_text(json.dumps(params, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""The tasks of runs, as WES shows them: from the fold of each run's log, which the pages of the run show, too."""
+"""The tasks of runs for WES. Like the pages of a run, they come from the fold of its job store's log."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["TaskRow", "Views", "log_of", "task_of", "tasks_page"]
 
 _MOST_VIEWS = 32
 _MOST_TASKS = 1_000_000
-"""Tasks of all runs that are remembered together: about 250 MB."""
+"""Maximum number of tasks, of all runs together, to keep in memory: about 250 MB."""
 
 
 class TaskRow(NamedTuple):
     """The state of one task. Times are seconds since the epoch."""
 
     number: int
-    """From 1, in the order in which the run's store learnt of them."""
+    """The task's number, from 1, in the order in which tasks were recorded in the run's store."""
     id: bytes
     name: str
     state: str
@@ -46,15 +46,15 @@ _NAMES = {State.QUEUED: "waiting"}
 
 
 def tasks_page(view: RunView, size: int, after: int = 0) -> list[TaskRow]:
-    """List tasks in the order in which they came into being.
+    """List tasks in the order in which they were recorded.
 
     Parameters
     ----------
     view : RunView
     size : int
-        The most tasks to return.
+        Maximum number of tasks to return.
     after : int
-        The number of the last task of the page before.
+        The number of the last task on the previous page; 0 for the first page.
     """
     with view.lock:
         view.refresh()
@@ -64,7 +64,7 @@ def tasks_page(view: RunView, size: int, after: int = 0) -> list[TaskRow]:
 
 
 def task_of(view: RunView, id: bytes) -> TaskRow | None:
-    """Return one task; None if there is none of this id."""
+    """Return the task with an id; None if there is none."""
     with view.lock:
         view.refresh()
         number = view.fold.number(id)
@@ -113,7 +113,7 @@ class Views:
         ----------
         run : Run
         is_final : bool
-            Whether the run is finished, so that its log is read once more, and then never again.
+            Whether the run is finished. Its log is then read a last time.
         """
         with self._lock:
             if run.id not in self._known:
@@ -126,7 +126,10 @@ class Views:
         return view
 
     def renew(self, runs: Iterable[Run], ending: threading.Event) -> None:
-        """Read the logs of finished runs whose saved folds have another version, until the server stops."""
+        """Replace the saved folds of finished runs that another version of toilfn has saved.
+
+        This reads whole logs, so it stops early if `ending` is set, when the server stops.
+        """
         for run in runs:
             if ending.is_set():
                 return
@@ -136,12 +139,15 @@ class Views:
                     RunView(run.open_store, saved=saved).settle()
 
     def forget(self, id: str) -> None:
-        """Forget a run that was deleted."""
+        """Remove the view of a deleted run from the cache."""
         with self._lock:
             self._known.pop(id, None)
 
     def _forget_some(self) -> None:
-        """Forget the views that were not requested the longest, when there are many, or large ones."""
+        """Remove the least recently requested views if there are too many, or they have too many tasks.
+
+        The caller holds the lock.
+        """
         while len(self._known) > 1 and (
             len(self._known) > _MOST_VIEWS or sum(view.size for view in self._known.values()) > _MOST_TASKS
         ):

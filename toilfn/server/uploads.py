@@ -1,8 +1,8 @@
-"""Receive forms, whose files are written to disk as they arrive, within limits; and unpack workflows in zip archives.
+"""Receive uploaded forms, and unpack workflows in zip archives, both within limits.
 
-An archive, as the Amazon Genomics CLI sends it, has one of these forms: a single document; ``main.cwl`` or
-``main.wdl`` with all files that it needs; or a ``MANIFEST.json`` that names the document,
-and optionally a file of inputs and a file of options.
+The files of a form are written to disk as they arrive. An archive, such as the Amazon Genomics CLI sends, contains a
+single document; or ``main.cwl`` or ``main.wdl`` and all files that it needs; or a ``MANIFEST.json`` that names the
+document, and optionally a file with inputs and a file with options.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Limits:
     Attributes
     ----------
     field : int
-        The largest size of each field that is not a file.
+        Maximum size of each field that is not a file.
     file, total : int
-        The largest size of each attachment, and of all of them; also of the content of an archive.
+        Maximum size of each attachment, and of all attachments together. They also apply to the content of an archive.
     files : int
-        The most attachments, and the most files in an archive.
+        Maximum number of attachments, and of files in an archive.
     """
 
     field: int = 16 << 20
@@ -53,24 +53,24 @@ FIELDS = (
 )  # fmt: skip
 
 LONE = "workflow-document"
-"""The name of an attachment that is called ".", as `toil-wes-cwl-runner` calls a document that it sends alone."""
+"""The name that an attachment called "." gets; toil-wes-cwl-runner calls a document so if it uploads no other files."""
 _ATTACHMENT = "workflow_attachment"
 _IDLE = 120.0
-"""Seconds that a client may be silent in the middle of a form."""
+"""Seconds without data from a client after which a form counts as aborted."""
 _MOST_PARTS = 50
-"""The most fields beside attachments."""
+"""Maximum number of fields that are not attachments."""
 _LONGEST_HEADER = 16 << 10
 
 
 class Form:
-    """Takes a form of ``multipart/form-data`` in pieces.
+    """Parses a form of the type ``multipart/form-data``, which it receives in pieces.
 
     Parameters
     ----------
     content_type : str
-        The request's header.
+        The request's header ``Content-Type``.
     folder : Path
-        Where attachments go, under their own names.
+        The folder for attachments, which keep their names.
     limits : Limits
 
     Attributes
@@ -82,7 +82,7 @@ class Form:
     Raises
     ------
     InputError
-        In every method: if the form cannot be read, or brings more than is allowed.
+        Raised by all methods, if the form is malformed or exceeds a limit.
     """
 
     def __init__(self, content_type: str, folder: Path, limits: Limits) -> None:
@@ -119,7 +119,7 @@ class Form:
         self._parser: Any = MultipartParser(boundary, callbacks)  # type: ignore[arg-type, unused-ignore]
 
     def write(self, data: bytes) -> None:
-        """Take the next piece."""
+        """Parse the next piece of the form."""
         from python_multipart.exceptions import FormParserError
 
         self._total += len(data)
@@ -174,21 +174,22 @@ class Form:
             raise InputError(f"{self._name}: is given twice")
 
     def is_file(self, field: str) -> bool:
-        """Return whether a field holds a file."""
+        """Return whether a field contains a file."""
         return field.startswith(_ATTACHMENT)
 
     def is_known(self, field: str) -> bool:
-        """Return whether a field that is not a file is kept."""
+        """Return whether to keep a field that is not a file; other fields are ignored."""
         return field in FIELDS
 
     def target(self, field: str, given: bytes) -> str | None:
-        """Return where a file goes, below the folder; None if it is left out.
+        """Return the path of a file relative to the folder; None to ignore the file.
 
         Parameters
         ----------
         field : str
+            The name of the field.
         given : bytes
-            The file's name, as the request has it.
+            The name of the file in the request.
         """
         return file_name(given)
 
@@ -236,30 +237,30 @@ class Form:
 
 
 def file_name(given: bytes) -> str:
-    """Read the name of a file in a form.
+    """Decode and check the name of a file in a form.
 
     Raises
     ------
     InputError
-        If it is empty, or leads out of its folder.
+        If the name is empty, or leads out of the folder.
     """
     name = given.decode(errors="replace")
     if not name:
-        raise InputError("workflow_attachment: a file has no name; its Content-Disposition must have a filename")
+        raise InputError("workflow_attachment: a file has no name", hint="its Content-Disposition needs a filename")
     if re.search(r"[\x00-\x1f\x7f]", name) or ".." in unquote(name).replace("\\", "/").split("/"):
         raise InputError(
-            f"workflow_attachment: {name[:200]!r} cannot be the name of a file: it must stay in its folder"
+            f"workflow_attachment: {name[:200]!r} is not a valid name for a file: it must stay in its folder"
         )
     return LONE if name == "." else name
 
 
 async def read_form(form: Form, stream: AsyncIterator[bytes]) -> None:
-    """Read a form from a request's body; the files are written by another thread.
+    """Read a form from a request's body. Another thread parses it and writes the files, so the event loop never waits.
 
     Raises
     ------
     InputError
-        If it cannot be read, brings more than is allowed, or its client falls silent.
+        If the form is malformed or exceeds a limit, or the client sends no more data.
     """
     try:
         while True:
@@ -291,7 +292,7 @@ def unpack(archive: Path, files: Path, suffix: str, limits: Limits) -> Unpacked:
     Raises
     ------
     InputError
-        If it is not an archive, holds names that lead elsewhere or more than is allowed, or has no document.
+        If the file is not a zip archive, has a name that leads out of the folder, exceeds a limit, or has no document.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -328,7 +329,10 @@ def _extract(archive: zipfile.ZipFile, files: Path, limits: Limits) -> list[str]
 
 
 def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, most: int, left: int) -> int:
-    """Copy one file, and return how many bytes may follow; the sizes that an archive states are not trusted."""
+    """Extract one file, and return the number of bytes that remain of the total limit.
+
+    The bytes are counted here, because the sizes that an archive states may be wrong on purpose.
+    """
     with archive.open(member) as source, target.open("wb") as copy:
         while chunk := source.read(_CHUNK):
             most, left = most - len(chunk), left - len(chunk)
