@@ -3,16 +3,17 @@
     python benchmarks/copies.py cwl [--megabytes 1000] [--toil FOLDER] [--only TEXT]
     python benchmarks/copies.py wdl [--megabytes 1000] [--toil FOLDER] [--only TEXT] [--container singularity]
 
-No runner can avoid to write three times the size of the file; what is above that was written twice. Compared
-are toilfn, cwltool, miniwdl, and Toil's runners if FOLDER holds their commands (`pip install toil[cwl,wdl]` in an
-environment of their own). CWL runs without containers. WDL runs with Singularity, since miniwdl needs a container
-engine, and Toil supports only that one and Docker: `python -m tests.servers.apptainer start` installs it, and
+Every runner must write three times the size of the file. Bytes above that were written more than once. The benchmark
+compares toilfn, cwltool, miniwdl, and the runners of Toil if FOLDER contains their commands (`pip install
+toil[cwl,wdl]` in a separate environment). CWL runs without containers. WDL runs with Singularity, since miniwdl needs a
+container engine, and Toil supports only Singularity and Docker. `python -m tests.servers.apptainer start` installs it;
 `python -m tests.servers.containers start` starts the registry with the default image.
 
-*Written* are the pages of files on disks that all processes together have changed (``ru_oublock``). A page counts when
-it is changed, so it does not matter when the kernel writes it to the device, and other programs on the machine do not
-count. This process adopts orphans, so the processes of containers count, too. *Peak* and *left* are the blocks of all
-files in the folder except the input, counting hard links once; the peak is sampled twice a second.
+*Written* is the number of pages of files on disks that all processes together have changed (``ru_oublock``). A page
+counts when it is changed, so it does not matter when the kernel writes it to the device, and other programs on the
+machine do not count. This process adopts orphans, so the processes of containers count, too. *Peak* and *left* are the
+blocks of all files in the folder except the input, at most and at the end. Hard links count once. The peak is sampled
+twice a second.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Way(NamedTuple):
-    """One way to run the document."""
+    """A runner with some options."""
 
     name: str
     command: list[str]
@@ -98,7 +99,7 @@ def cwl_ways(toil: str | None) -> Iterator[Way]:
     yield Way("cwltool --move-outputs", [*cwltool, "--move-outputs", *document])
     yield Way(
         "cwltool --leave-outputs", [*cwltool, "--leave-outputs", "--leave-tmpdir", *document]
-    )  # else it removes them
+    )  # without --leave-tmpdir, cwltool removes the outputs, too
     if toil:
         runner = [f"{toil}/toil-cwl-runner", "--no-container", "--outdir", "out", *toil_folders()]
         yield Way("toil-cwl-runner", [*runner, *document], toil_environment(toil))
@@ -142,7 +143,7 @@ def toil_folders() -> list[str]:
 
 
 def toil_environment(folder: str) -> dict[str, str]:
-    """Let it find the command of its workers."""
+    """Return a PATH on which Toil's runner finds the command of its workers."""
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("language", choices=["cwl", "wdl"], nargs="?", default="cwl")
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--toil", help="folder of the commands of Toil")
-    parser.add_argument("--only", default="", help="texts with commas between; run only ways whose names hold one")
+    parser.add_argument("--only", default="", help="run only ways with one of these texts, separated by commas")
     parser.add_argument("--container", default="singularity", help="engine for WDL")
     parser.add_argument("--image", default="127.0.0.1:26850/toilfn-tests/busybox:remote", help="image for WDL")
     parser.add_argument("--sparse", action="store_true", help="use an input that takes no space on the disk itself")
@@ -186,7 +187,7 @@ def fill_sparsely(path: Path, megabytes: int) -> None:
 
 
 def run(way: Way, source: Path, image: str) -> str:
-    """Run the document in a folder of its own beside the input, check the result, and return what it took."""
+    """Run the document in a new folder beside the input, check the result, and return a line with the figures."""
     place = source.with_name("run")
     for name in ("tmp", "coordination"):
         (place / name).mkdir(parents=True)
@@ -216,7 +217,7 @@ def written() -> int:
 
 
 def reap() -> None:
-    """Wait for the processes that were left to this one, since only those that were waited for count."""
+    """Wait for adopted processes, since only the usage of processes that were waited for is counted."""
     with suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)
@@ -258,7 +259,7 @@ def check(place: Path, printed: str, source: Path) -> None:
     found = Path(place, named[1]) if named else next((place / "out").rglob("out.bin"))
     for path in (found, source):
         if path.stat().st_size != source.stat().st_size:
-            raise SystemExit(f"{found} has another size than the input")
+            raise SystemExit(f"{found} does not have the size of the input")
     ends = []
     for path in (found, source):
         with path.open("rb") as stream:
@@ -266,7 +267,7 @@ def check(place: Path, printed: str, source: Path) -> None:
             stream.seek(-PIECE, os.SEEK_END)
             ends.append(first + stream.read())
     if ends[0] != ends[1]:
-        raise SystemExit(f"{found} has another content than the input")
+        raise SystemExit(f"{found} does not have the content of the input")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Measure whole CWL processes beside other runners: one hello, and scatters of echo.
+"""Compare toilfn with other CWL runners: the time of whole processes that run one hello, or scatters of echo.
 
 python benchmarks/cwl.py [--width 50 1000] [--linear 1000 5000] [--times 3] [--container podman --image IMAGE]
 
-The other runners are used where they are installed: cwltool (scatters with ``--parallel``) and toil-cwl-runner. Each
-time is the wall time of a whole process, as a user waits for it; beside it stands the processor time of the process and
-its children, on which other work of the machine has less influence. The runners take turns, and the best time of each
+The other runners are cwltool (scatters with ``--parallel``) and toil-cwl-runner, if they are installed. The first time
+is the wall time of a whole process, for which a user waits. The second is the processor time of the process and its
+children, on which other work of the machine has less influence. The runners take turns, and the best time of each
 counts. ``--linear`` runs scatters of the given widths with toilfn alone.
 """
 

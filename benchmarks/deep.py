@@ -2,7 +2,7 @@
 
     python benchmarks/deep.py [N]
 
-Memory is the peak of the leader and of its largest worker. Each shape runs in a process of its own.
+Memory is the peak of the leader, and of its largest worker. Each shape runs in a separate process.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python benchmarks/files.py link [GIGABYTES]                     a task opens a sparse file imported as a link
     python benchmarks/files.py array [MEGABYTES] [TASKS]            many tasks read one array
 
-For `cache`, FOLDER holds the store (default /dev/shm). It should be on another file system than the temporary
+For `cache`, FOLDER contains the store (default /dev/shm). It should not be on the file system of the temporary
 directory, so that the file has to be copied. `copies.py` compares bytes written with other runners, and `small.py`
 measures small files.
 """
@@ -55,7 +55,7 @@ def link(gigabytes: int) -> None:
         source = Path(folder, "sparse.bin")
         with source.open("wb") as stream:
             stream.truncate(gigabytes * 10**9)
-        toil.compute(make(0), store=f"{folder}/store", cluster="inline", progress=False)  # load what any run needs
+        toil.compute(make(0), store=f"{folder}/store", cluster="inline", progress=False)  # import all modules first
         began = time.perf_counter()
         file = toil.import_file(source, link="symlink")
         toil.compute(file, store=f"{folder}/store", cluster="inline", progress=False)

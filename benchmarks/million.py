@@ -3,9 +3,8 @@
     python benchmarks/million.py [N ...]
 
 Everything except running the tasks is real: building promises and task ids, recording the graph in
-the store, scheduling, messages, durable commits. Each size runs in a process of its own. Memory is
-the growth of the peak since a first small run, once with the promises that the script holds and
-once without them.
+the store, scheduling, messages, durable commits. Each size runs in a separate process. Memory is the
+growth of the peak since a first small run, with and without the promises that the script holds.
 """
 
 from __future__ import annotations

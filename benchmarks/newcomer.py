@@ -2,9 +2,9 @@
 
 Run ``python benchmarks/newcomer.py`` as root on Debian. It creates the system with debootstrap in a temporary
 directory, installs the last commit there with pip, runs the blocks of README in order, and then installs each extra
-in an environment of its own. ``--no-readme`` and ``--no-extras`` skip a part; ``--extras NAME ...`` installs only these
-(``none`` is toilfn alone). pip uses the package index that is
-configured on this machine, without a cache, so the seconds include all downloads.
+in a new environment. ``--no-readme`` and ``--no-extras`` skip a part; ``--extras NAME ...`` installs only these extras
+(``none`` is toilfn alone). pip uses the package index that is configured on this machine, without a cache, so the
+seconds include all downloads.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def readme(root: Path) -> None:
 
 
 def extras(root: Path, wanted: list[str] | None) -> None:
-    """Install each extra, or only the wanted ones, in an environment of its own."""
+    """Install each extra, or only the wanted ones, in a new environment, and print the time that it takes."""
     text = (ROOT / "pyproject.toml").read_text()
     names = re.findall(
         r"^(\w+) = \[", text.partition("[project.optional-dependencies]")[2].partition("\n\n")[0], re.MULTILINE

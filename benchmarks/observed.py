@@ -3,9 +3,9 @@
     python benchmarks/observed.py [--tasks 20000] [--rounds 5]
 
 The same no-op tasks run alternately on ordinary workers and on workers that capture no output, take no statistics
-and prepare no files (nor the cache of the node). The figure compared is the processor time of leader and workers
-together, without their start: with as many workers as cores, the throughput is its inverse, and other work of the
-machine changes it little.
+and prepare no files (and no cache of the node). The benchmark compares the processor time of leader and workers
+together, without their start. With as many workers as cores, the throughput is the inverse of that time, and other
+work of the machine changes it little.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Every engine has two workers and its own default settings. The store of toilfn is on disk, with
 durable commits, and Parsl writes checkpoints. Each time is from the first call of a task to the
 final value; it does not include starting and stopping workers if the engine keeps them between
-graphs. Each engine runs in a process of its own.
+graphs. Each engine runs in a separate process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def expected(shape: str, size: int) -> int:
 
 
 def build(shape: str, size: int, inc: Callable[..., Any], add: Callable[..., Any], total: Callable[..., Any]) -> Any:
-    """Build a lazy graph; engines without one resolve futures that are passed as arguments."""
+    """Build a lazy graph; for engines without lazy graphs, the arguments are futures that the engine resolves."""
     if shape == "flat":
         return total([inc(i) for i in range(size)])
     if shape == "chain":
@@ -126,7 +126,7 @@ def run_parsl(shape: str, size: int) -> float:
 
 
 def run_pool(shape: str, size: int) -> float:
-    """Run a graph on a bare process pool: it knows no dependencies, so this process waits for the values."""
+    """Run a graph on a process pool. It does not support dependencies, so this process waits for the values."""
     with ProcessPoolExecutor(WORKERS) as pool:
         pool.submit(inc, 0).result()
         began = time.perf_counter()
@@ -151,7 +151,7 @@ ENGINES = {"toilfn": run_toilfn, "dask": run_dask, "parsl": run_parsl, "pool": r
 
 
 def scaled(shape: str, scale: float) -> int:
-    """Return the scaled size of a shape; the size of a tree is a power of two."""
+    """Return the scaled size of a shape; that of a tree is rounded to a power of two."""
     size = int(SIZES[shape] * scale)
     return 1 << (size.bit_length() - 1) if shape == "tree" else size
 

@@ -1,6 +1,6 @@
-"""The plots of the performance page, drawn from the figures in figures.json: ``python benchmarks/plots.py``.
+"""Draw the plots of the performance page from the figures in figures.json: ``python benchmarks/plots.py``.
 
-The figures are those of the tables in README.md. Bars are on a logarithmic scale, since they differ a hundredfold.
+The figures are those of the tables in README.md. The scale is logarithmic, since the figures differ a hundredfold.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 1
 
 
 def plots() -> dict[Path, str]:
-    """Return all plots by the files that they belong in."""
+    """Return the SVG of each plot, by the path of its file."""
     return {FOLDER / figure["file"]: plot(figure) for figure in json.loads((HERE / "figures.json").read_text())}
 
 

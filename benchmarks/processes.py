@@ -1,4 +1,4 @@
-"""Start fresh processes for measurements, as a user's shell would."""
+"""Start new Python processes for measurements, as a user's shell would."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["run", "seconds"]
 def run(*command: str, timeout: float = 1800) -> str:
     """Run Python with some arguments and return the last line of its standard output.
 
-    The process may cache bytecode, as installed packages do. Some test environments forbid it, and
-    every process would compile every module again.
+    The process may cache bytecode, as installed packages do, even if the environment forbids it. Otherwise every
+    process would compile every module again.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     result = subprocess.run(

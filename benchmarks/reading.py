@@ -4,7 +4,7 @@
 
 This script writes the store, record by record, as a leader with forty workers would: there are four kinds of tasks,
 each task of the last three kinds needs one of the kind before it, and one attempt in a thousand fails. Each command
-runs in a process of its own; its memory is the peak of the whole process.
+runs in a separate process; its memory is the peak of that process.
 """
 
 from __future__ import annotations

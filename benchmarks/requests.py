@@ -1,4 +1,4 @@
-"""Count the requests to an S3 server for no-op tasks: on this machine, in batch jobs, and each in a job of its own.
+"""Count the requests to an S3 server for no-op tasks: on this machine, in batch jobs, and with one job for each task.
 
 python benchmarks/requests.py [--tasks 10000] [--alone 10000]
 

@@ -1,4 +1,4 @@
-"""Compare rules that scale a cluster, in a simulated cloud: toilfn's scaler, Toil's rule and a naive one.
+"""Compare rules for scaling a cluster, in a simulated cloud: toilfn's scaler, Toil's rule and a naive rule.
 
 Run with ``python benchmarks/scaler.py [TASKS]``. The workload has a wide first stage, a narrow one after it, and a
 long tail. Machines take two minutes to boot, the cloud reclaims spot machines, and at times a type is sold out.
@@ -36,7 +36,7 @@ WIDE = MachineType("m6i.16xlarge", 64, 256 * GIB, 500 * GIB, 3.07)
 
 
 class Market:
-    """A market that reclaims spot machines after three hours on average, and at times sells half of what is wanted."""
+    """A market that reclaims spot machines after three hours on average, and at times has only half of the machines."""
 
     def __init__(self) -> None:
         self._random = random.Random(1)
@@ -94,10 +94,10 @@ def naive(
 
 
 def resize(pool: Pool, machines: Sequence[Machine], target: int) -> list[Action]:
-    """Return the actions that bring a pool to a size.
+    """Return the actions that bring a pool to a target size.
 
-    Above it, the emptiest machines drain, and idle ones are terminated. Below it, draining machines are used again
-    before new ones are created.
+    Of a pool that is too large, the emptiest machines drain, and idle ones are terminated. In one that is too small,
+    draining machines are used again before new ones are created.
     """
     active = sorted((m for m in machines if not m.draining), key=lambda m: len(m.loads))
     draining = [m for m in machines if m.draining]

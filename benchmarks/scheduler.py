@@ -1,7 +1,7 @@
 """Measure the scheduler alone: time and memory per task, for graphs of several shapes.
 
-Run with ``python benchmarks/scheduler.py [TASKS ...]``. Each case runs in a process of its own. Bytes are the growth of
-its peak resident memory; they include task ids, and not the values and records that a leader keeps.
+Run with ``python benchmarks/scheduler.py [TASKS ...]``. Each case runs in a separate process. Bytes are the growth of
+its peak resident memory. They include task ids, but not the values and records that a leader keeps.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pairs(size: int) -> Iterator[NewTask]:
 
 
 def fan(size: int) -> Iterator[NewTask]:
-    """Iterate over groups of tasks: one task, many that need it, and one that needs all of those."""
+    """Iterate over groups of tasks: one task, many tasks that need it, and one task that needs all of these."""
     for first in range(0, size, FAN):
         yield task(first, *([first - 1] if first else []))
         yield from (task(number, first) for number in range(first + 1, first + FAN - 1))

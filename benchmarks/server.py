@@ -37,14 +37,14 @@ toil.compute([add(n) for n in range(int(sys.argv[1].partition("=")[2]))])
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Return how long a call takes."""
+    """Return the time that a call takes, in seconds."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def fill(place: Path, count: int) -> None:
-    """Write the records of runs that have ended."""
+    """Write `count` records of finished runs to the server's directory."""
     opened = Place(str(place), sync=False)
     request = {
         "workflow_type": "CWL",
@@ -62,7 +62,7 @@ def fill(place: Path, count: int) -> None:
 
 
 class ServerProcess:
-    """A server in a process of its own."""
+    """A server in a separate process."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -86,27 +86,27 @@ class ServerProcess:
         return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
 
     def restart(self) -> ServerProcess:
-        """Return another server of the same place, once this one has ended."""
+        """Stop this server, and return a new one with the same directory."""
         self.process.terminate()
         self.process.wait()
         return ServerProcess(self.place)
 
     @property
     def processor_time(self) -> float:
-        """The processor seconds of the server."""
+        """The processor time of the server, in seconds."""
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
 
 def first_page(served: ServerProcess, run: str, what: str) -> None:
-    """Print how long a first page of tasks takes."""
+    """Print the time that the first page of a run's tasks takes."""
     before = served.processor_time
     took = seconds(lambda: served.client.get(f"/runs/{run}/tasks", page_size=100))
     print(f"{what}: {took * 1000:.0f} ms; {(served.processor_time - before) * 1000:.0f} ms of a processor")
 
 
 def pages(served: ServerProcess, path: str, items: str) -> list[float]:
-    """Return the seconds that each page of a list takes."""
+    """Return the time that each page of a list takes, in seconds."""
     times, token = [], ""
     while True:
         began = time.perf_counter()

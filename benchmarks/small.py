@@ -3,9 +3,9 @@
     python benchmarks/small.py [local|s3] [--files 100000]
 
 `local` imports a folder of files of 1 KiB into a store on disk, and exports them to another folder. `s3` exports them
-from that store to a bucket, and imports them from there into a new store on disk; and it does the same with the driver
-alone (aiobotocore), in as many processes and with as many requests at a time as toilfn. The server is Ceph's gateway,
-which needs Debian and root; it is started for this benchmark alone, and counts the requests itself.
+from that store to a bucket, and imports them from there into a new store on disk. It then does the same with the driver
+alone (aiobotocore), in as many processes and with as many concurrent requests as toilfn. The server is Ceph's gateway,
+which needs Debian and root. It is started for this benchmark only, and counts the requests itself.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tests.servers.machine import BY_HAND
 from tests.servers.radosgw import PORT, RadosGateway
 
 PROCESSES, AT_ONCE = 2, 16
-"""How many processes the driver alone uses, and how many requests at a time each of them makes."""
+"""The number of processes of the driver alone, and the number of concurrent requests of each process."""
 
 SIZE = 1024
 
 
 class Gateway(RadosGateway):
-    """A gateway that no test uses."""
+    """A gateway for this benchmark, so that the requests of tests are not counted."""
 
     name = "radosgw-small"
     port = PORT + 100

@@ -39,7 +39,7 @@ print(time.perf_counter() - began)
 
 
 def best(times: int, *command: str) -> float:
-    """Return the shortest time of several runs, in seconds: other work of the machine only adds to it."""
+    """Return the shortest time of several runs in seconds, since other work of the machine can only add to it."""
     return min(seconds(*command) for _ in range(times))
 
 

@@ -1,4 +1,4 @@
-"""Measure how many records a second a store writes to the disk and reads back.
+"""Measure how many records per second a store writes to the disk and reads back.
 
     python benchmarks/stores.py [FOLDER]
 
@@ -22,7 +22,7 @@ SECONDS = 2.0
 
 
 def repeat(call: Callable[[], object]) -> float:
-    """Call a function again and again for two seconds and return the calls per second."""
+    """Call a function repeatedly for two seconds, and return the number of calls per second."""
     began = time.perf_counter()
     count = 0
     while time.perf_counter() - began < SECONDS:

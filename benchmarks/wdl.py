@@ -1,9 +1,9 @@
-"""Measure whole WDL processes beside other runners: one echo, and a scatter of echo.
+"""Compare toilfn with other WDL runners: the time of whole processes that run one echo, or a scatter of echo.
 
 python benchmarks/wdl.py [--width 200] [--container podman|singularity] [--image IMAGE] [--times 3]
 
-The other runners are used where they are installed: miniwdl, with the same container engine, and toil-wdl-runner, whose
-path --toil may give. It supports only Singularity, and Docker with a swarm; `python -m tests.servers.apptainer start`
+The other runners are miniwdl, with the same container engine, and toil-wdl-runner, if they are installed; --toil is the
+path of the latter. It supports only Singularity, and Docker with a swarm. `python -m tests.servers.apptainer start`
 installs the command of Singularity. Processor time is that of the process and its children; it does not include
 containers that the daemon of an engine starts.
 """
@@ -38,7 +38,7 @@ workflow w {
 
 
 class FailedError(Exception):
-    """A runner failed. Miniwdl 1.16 does at times, when many calls start podman at once."""
+    """A runner failed, as miniwdl 1.16 does at times when many calls start podman at once."""
 
 
 class Taken(NamedTuple):

@@ -1,4 +1,4 @@
-"""Measure a worker alone, behind the local cluster: time per task, without scheduler and log.
+"""Measure a worker alone, started by the local cluster: time per task, without the scheduler and the log.
 
     python benchmarks/worker.py [--tasks 5000] [--levels 100000]
 

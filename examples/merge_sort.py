@@ -21,7 +21,7 @@ import toilfn as toil
 
 @toil.task(memory="500M")
 def merge_sort(file: toil.File, most: int) -> toil.File:
-    """Sort the lines of a file, at most `most` lines in one task."""
+    """Sort the lines of a file; each task sorts at most `most` lines."""
     with file.open() as lines:
         count = sum(1 for _ in lines)
     if count <= most:

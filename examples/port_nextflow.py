@@ -1,6 +1,7 @@
 """Run a small pipeline ported from Nextflow: split a text, change each part, and collect the parts.
 
-In the Nextflow script below, each process became one `toil.shell`, and the channels became a task that creates tasks:
+Each process of the Nextflow script below has become one `toil.shell`, and the channels have become a task that creates
+tasks:
 
     process split {
         input: path text

@@ -1,6 +1,6 @@
 r"""Run a small pipeline ported from Snakemake: count words in samples, then join the counts into one table.
 
-In the Snakefile below, each rule became one `toil.shell`:
+Each rule of the Snakefile below has become one `toil.shell`:
 
     SAMPLES = ["a", "b"]
 

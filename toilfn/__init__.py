@@ -1,4 +1,4 @@
-"""toilfn: functions become durable workflows.
+"""toilfn: durable workflows from Python functions.
 
 Names are imported from their modules at first use, so that ``import toilfn`` stays quick.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# At once: imported later, the submodule of the same name would take the decorator's place.
+# Every workflow needs these two, so they are imported here and not at first use.
 from toilfn.graph.task import Task, task
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from toilfn.worker.context import current, spawn
 
     _T = TypeVar("_T")
-    # A task's call gives a Promise of its value, and every task takes promises where it takes values.
-    # Python cannot say that of a function's parameters, so for type checkers a promise is its value.
+    # A call of a task returns a Promise of its value, and a task accepts a promise for any parameter. Python's types
+    # cannot express the second rule, so for type checkers a promise has the type of its value.
     Promise: TypeAlias = Annotated[_T, "promise"]
 
 _MODULES = {

@@ -1,4 +1,4 @@
-"""`compute`, `submit`, `resume` and `rerun`, and a run in the background."""
+"""The functions that run workflows: `compute`, `submit`, `resume` and `rerun`."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ C = TypeVar("C")
 
 
 SOMETHING_TO_RUN = 3
-"""Exit status of a command whose dry run found something to run."""
+"""The exit status of a command with ``--dry-run`` if something would run."""
 
 
 class _StopScriptError(SystemExit):
-    """Ends a script in a dry run at its first `compute` that has something to run."""
+    """Ends the script in a dry run, at the first `compute` that has something to run."""
 
 
 class DryRun:
-    """The findings so far of a command with ``--dry-run``.
+    """Collects the plan of a command with ``--dry-run``.
 
     Attributes
     ----------
     plan : Plan or None
-        The plans of all calls of `compute` so far, in one; None before the first.
+        The combined plan of all calls of `compute` so far; None before the first call.
     """
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
 
-    def take(self, wanted: Any, settings: Settings, force: Force) -> None:
-        """Add the plan of the next `compute`; end the script if something would run."""
+    def add(self, wanted: Any, settings: Settings, force: Force) -> None:
+        """Add the plan of a call of `compute`; end the script if something would run."""
         plan = _plan(wanted, settings, force)
         self.plan = plan if self.plan is None else plan.after(self.plan)
         if plan:
@@ -60,19 +60,19 @@ class DryRun:
 
 
 class Sketch:
-    """The graph so far of a script to draw.
+    """Collects the tasks of a script, to draw its graph.
 
     Attributes
     ----------
     tasks : dict
-        The tasks of all calls of `compute` so far, by their ids.
+        The tasks of all calls of `compute` so far, by id.
     """
 
     def __init__(self) -> None:
         self.tasks: dict[TaskId, TaskInfo] = {}
 
-    def take(self, wanted: Any, settings: Settings, force: Force) -> None:
-        """Add the tasks of the next `compute`; end the script if something would run."""
+    def add(self, wanted: Any, settings: Settings, force: Force) -> None:
+        """Add the tasks of a call of `compute`; end the script if something would run."""
         from toilfn.leader.planning import sketch_compute
 
         tasks, would_run = sketch_compute(wanted, settings)
@@ -82,16 +82,16 @@ class Sketch:
 
 
 _watching: list[DryRun | Sketch] = []
-"""The one that is under way, if any."""
+"""The active dry run or sketch, if there is one."""
 
 _Watching = TypeVar("_Watching", DryRun, Sketch)
 
 
 @contextmanager
 def instead_of_running(watching: _Watching) -> Iterator[_Watching]:
-    """Show each `compute` to a dry run or a sketch, until one that has something to run ends the script.
+    """Pass each call of `compute` inside the block to a dry run or a sketch, instead of running it.
 
-    Those before it return their values, which are in the store.
+    If all results of a call are in the store, it returns them. The first call with something to run ends the script.
     """
     _watching.append(watching)
     try:
@@ -118,12 +118,12 @@ def compute(*promises: Any, dry_run: bool = False, force: Any = (), **settings: 
     Parameters
     ----------
     *promises
-        Promises, or structures that hold some; an empty list or dict is its own value.
+        Promises, or structures that contain promises. An empty list or dict is returned unchanged.
     dry_run : bool
         Return a `Plan` of what would run and what would be reused; run and write nothing.
     force : object or sequence of them
-        Promises, tasks (for all calls of each) or names of tasks that run again although they are done, together with
-        all that depends on them.
+        Promises, tasks (which stand for all their calls) or names of tasks. They run again although they are done, and
+        so do all tasks that depend on them.
     **settings
         ``store`` (path or URL; by default a temporary one), ``cluster`` (a cluster object or a name such as "local"
         or "inline"), ``clean`` ("always", "onError", "never", "onSuccess"), ``retries``, ``progress`` and all other
@@ -150,7 +150,7 @@ def compute(*promises: Any, dry_run: bool = False, force: Any = (), **settings: 
     if dry_run:
         return _plan(wanted, resolved, forced)
     if _watching:
-        _watching[-1].take(wanted, resolved, forced)
+        _watching[-1].add(wanted, resolved, forced)
     try:
         with WorkflowRun(resolved, workflow=_workflow(resolved)) as run:
             return run.compute(wanted, forced)
@@ -159,7 +159,7 @@ def compute(*promises: Any, dry_run: bool = False, force: Any = (), **settings: 
 
 
 def submit(*promises: Any, force: Any = (), **settings: Unpack[RunSettings]) -> Run:
-    """Start the same run as `compute` would, in the background of this process.
+    """Start a run in a thread of this process, and return at once; otherwise like `compute`.
 
     Parameters
     ----------
@@ -174,14 +174,14 @@ def submit(*promises: Any, force: Any = (), **settings: Unpack[RunSettings]) -> 
     Raises
     ------
     GraphError, StoreError
-        As `compute`, for results that are known before anything runs.
+        If the run cannot be started; for the same reasons as in `compute`.
     """
     from toilfn.leader.loading import Force
     from toilfn.leader.run import WorkflowRun
 
     wanted, resolved, forced = _wanted(promises), Settings.resolve(**settings), Force.of(force)
     if _watching:
-        _watching[-1].take(wanted, resolved, forced)
+        _watching[-1].add(wanted, resolved, forced)
     run = WorkflowRun(resolved, workflow=_workflow(resolved))
     return Run(run, lambda: run.compute(wanted, forced))
 
@@ -236,7 +236,8 @@ def rerun(
     tasks : sequence of str
         Names of tasks, or starts of their ids.
     downstream : bool
-        Whether all that depends on them runs again, too. Otherwise only tasks do whose values hold files of theirs.
+        Whether all tasks that depend on them run again, too. Otherwise, besides the given tasks, only tasks run again
+        whose values contain files of the given tasks.
     dry_run : bool
         Return a `Plan` of what would run; run and write nothing.
     **settings
@@ -245,14 +246,14 @@ def rerun(
     Returns
     -------
     object
-        As `resume` returns it.
+        The value that `compute` would have returned. With `dry_run`, a `Plan`.
 
     Raises
     ------
     InputError
-        If the run has no task of a name.
+        If the run has no task with one of the names or ids.
     StoreNotFoundError, StoreLockedError
-        As `resume` raises them.
+        As for `resume`.
     """
     from toilfn.leader.loading import Force
 
@@ -262,7 +263,7 @@ def rerun(
 def _resume(store: str | os.PathLike[str], force: Force, *, dry_run: bool, **settings: Any) -> Any:
     from toilfn.leader.run import WorkflowRun
 
-    resolved = Settings.resolve(**{**settings, "store": store or ""})  # None means no setting there
+    resolved = Settings.resolve(**{**settings, "store": store or ""})  # "" is refused; None would be ignored
     if dry_run:
         from toilfn.leader.planning import plan_resume
 
@@ -277,14 +278,14 @@ def _resume(store: str | os.PathLike[str], force: Force, *, dry_run: bool, **set
 
 
 def _plan(wanted: Any, settings: Settings, force: Force) -> Plan:
-    """Return what the run would do, without writing anything."""
+    """Return the plan of a run, without writing anything."""
     from toilfn.leader.planning import plan_compute
 
     return plan_compute(wanted, settings, force)
 
 
 def _wanted(promises: tuple[Any, ...]) -> Any:
-    """Check what `compute` was given, and turn other dask collections in it into promises."""
+    """Check the arguments of `compute`, and convert other dask collections in them to promises."""
     if not promises:
         raise GraphError("compute() needs at least one promise", hint="call a task to get one")
     wanted = tuple(map(_checked, promises))
@@ -292,7 +293,7 @@ def _wanted(promises: tuple[Any, ...]) -> Any:
 
 
 def _checked(item: Any) -> Any:
-    """Turn the dask collections in a structure into promises; empty ones need none."""
+    """Convert the dask collections in a structure to promises; refuse a structure without any, unless it is empty."""
     leaves = found = 0
 
     def convert(leaf: Any) -> Any:
@@ -308,7 +309,7 @@ def _checked(item: Any) -> Any:
 
 
 def _workflow(settings: Settings) -> str:
-    """Name the workflow: the user's name for it, else the script's path."""
+    """Return the name of the workflow: the setting ``workflow``, or else the path of the script."""
     if settings.workflow:
         return settings.workflow
     script: str | None = getattr(sys.modules["__main__"], "__file__", None)
@@ -320,9 +321,9 @@ def _workflow(settings: Settings) -> str:
 
 
 class Run:
-    """A handle of a run that `toilfn.submit` started.
+    """A run that `toilfn.submit` has started in the background.
 
-    The run stops when this process ends; `toilfn resume` then continues it.
+    The run stops when this process ends; `toilfn resume` can then continue it.
     """
 
     def __init__(self, run: WorkflowRun, work: Callable[[], Any]) -> None:
@@ -357,7 +358,7 @@ class Run:
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait at most.
+            Maximum time to wait, in seconds. The default is to wait until the run ends.
 
         Returns
         -------
@@ -367,9 +368,9 @@ class Run:
         Raises
         ------
         TimeoutError
-            If the run is not over in time.
+            If the run does not end in time.
         ToilfnError
-            As `compute` would have raised it.
+            If the run failed, the error that `compute` would have raised.
         """
         self._thread.join(timeout)
         if self._thread.is_alive():
@@ -379,6 +380,6 @@ class Run:
         return self._value
 
     def kill(self) -> None:
-        """Stop the run; the store can be resumed. Waits until it has stopped."""
+        """Stop the run, and wait until it has stopped. `toilfn resume` can continue it."""
         self._workflow_run.stop()
         self._thread.join()

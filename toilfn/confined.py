@@ -1,8 +1,8 @@
-"""Names from outside, which must not lead anywhere but where they are meant to.
+"""Check names of files that come from outside, so that they do not lead out of the folder for which they are meant.
 
-A document, a tool's output, a job store and an archive all bring names of files. Code that makes a path of such a name
-calls `inside`, which refuses every name that leads out of its folder, also through a symbolic link on the way.
-`relative` and `single` check the name alone, for URLs and for places without links.
+Documents, outputs of tools, job stores and archives contain names of files. Code that builds a path from such a name
+calls `inside`, which refuses every name that leads out of the folder, also through a symbolic link. `relative` and
+`single` check only the text of the name, for URLs and for places without links.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ __all__ = ["inside", "relative", "single"]
 
 
 def inside(folder: str | os.PathLike[str], name: object, *, replaced: bool = False) -> Path:
-    """Return the path of a name in a folder, none of whose parts leads out of the folder.
+    """Return the path of a file in a folder, after checking that no part of its name leads out of the folder.
 
     Parameters
     ----------
     folder : path
-        Need not exist. It may be a link, or be reached through links: whoever chose it meant that.
+        The folder, which need not exist. Links in its own path are followed, since the caller has chosen it.
     name : str
         A relative path. Its existing parts may be links that stay in the folder.
     replaced : bool
-        Whether the caller puts something in the place of the last part, as a rename does, and does not write through
-        it: that part may then be a link to anywhere.
+        Whether the caller replaces the last part of the path, as a rename does, and so does not follow it. Then that
+        part may be a link to anywhere.
 
     Returns
     -------
     Path
-        ``folder/name``, not resolved.
+        ``folder/name``, without resolving links.
 
     Raises
     ------
     InputError
-        If the name is absolute, empty, contains ``..`` or a null character, or passes through a link that leads out of
-        the folder.
+        If the name is absolute, is empty, contains ``..`` or a null character, or passes through a link that leads out
+        of the folder.
     """
     path = Path(folder, relative(name))
     root = os.path.realpath(folder)
@@ -51,12 +51,12 @@ def inside(folder: str | os.PathLike[str], name: object, *, replaced: bool = Fal
 
 
 def relative(name: object) -> str:
-    """Return a relative path without ``.`` and double slashes.
+    """Check a relative path, and return it without ``.`` parts and double slashes.
 
     Raises
     ------
     InputError
-        If the path is absolute, empty, contains ``..`` or a null character.
+        If the path is absolute, is empty, or contains ``..`` or a null character.
     """
     if not isinstance(name, str) or name.startswith("/") or "\0" in name:
         raise _refused(name)
@@ -72,7 +72,7 @@ def single(name: object) -> str:
     Raises
     ------
     InputError
-        If it has one, or is empty, ``.`` or ``..``, or contains a null character.
+        If the name contains a slash or a null character, or is empty, ``.`` or ``..``.
     """
     if not isinstance(name, str) or "/" in name or name in ("", ".", "..") or "\0" in name:
         raise InputError(f"{name!r} is not a valid file name: it is empty, '.' or '..', or contains '/'")

@@ -1,8 +1,7 @@
-"""One task of a store, run again in this process with its real inputs: `toilfn debug`.
+"""Run one task of a store again, in this process and with its real inputs, for `toilfn debug`.
 
-Nothing is committed. The task writes to a temporary directory, which is removed at the end.
-
-`Hosting` runs the services that the task uses, in threads of this process.
+Nothing is written to the store: an overlay redirects all writes to a temporary directory, which is removed at the end.
+`Hosting` runs the services that the task uses in threads of this process.
 """
 
 from __future__ import annotations
@@ -44,20 +43,20 @@ from toilfn.worker.payloads import Payloads
 from toilfn.worker.services import Host, serve
 from toilfn.worker.surroundings import Surroundings
 
-__all__ = ["Hosting", "Rehearsal", "fetch_files", "merged_options", "shape"]
+__all__ = ["DebugTask", "Hosting", "fetch_files", "merged_options", "shape"]
 
 
-class Rehearsal:
-    """A task that can be run again and again; a context manager.
+class DebugTask:
+    """A task that can be run any number of times without changing its store; a context manager.
 
-    Services that it uses run in threads of this process meanwhile.
+    The services that the task uses run in threads of this process while the task runs.
 
     Parameters
     ----------
     store : Store
-        Is only read.
+        The store, which is not changed.
     id : bytes
-        The task's.
+        The task's id.
 
     Raises
     ------
@@ -74,8 +73,8 @@ class Rehearsal:
         self._index = Index.load(store.log)
         self.task = self._index.task(id)
 
-    def __enter__(self) -> Rehearsal:
-        """Build the modules of the user's importable as they were in the run."""
+    def __enter__(self) -> DebugTask:
+        """Install the user's modules in the versions that the run used, so that they can be imported."""
         code = self._index.runs[-1].code if self._index.runs else None
         if code is not None:
             attach(self._store)
@@ -93,12 +92,13 @@ class Rehearsal:
         Parameters
         ----------
         on_error : callable
-            Called with the exception of the function and its frames, while its temporary directory still exists.
+            Called with the exception that the function raised, while the task's temporary directory still exists. The
+            traceback begins in the function.
 
         Returns
         -------
         object
-            The value that the function returned, with promises where it called tasks.
+            The value that the function returned, which contains promises if it called tasks.
 
         Raises
         ------
@@ -117,18 +117,18 @@ class Rehearsal:
         return self._attempt(call)
 
     def with_inputs(self, action: Callable[[dict[str, Any]], Any]) -> Any:
-        """Do something with the task's arguments instead of running it, where the task would run.
+        """Call a function with the task's arguments instead of running the task, and return its result.
 
         Parameters
         ----------
         action : callable
-            Gets the arguments by the names of the function's parameters, or by their positions where it does not tell
-            them. Inside it, files can be read as in the task.
+            Takes a dict of the arguments, by the names of the parameters. For a function without a signature, such as
+            some written in C, the keys are the positions. `action` can read files, as the task can.
         """
         return self._attempt(lambda function, args, kwargs: action(_by_name(function, args, kwargs)), runs=False)
 
     def _attempt(self, call: _Call, *, runs: bool = True) -> Any:
-        executor = _Stage(self._store, call, runs=runs)
+        executor = _Runner(self._store, call, runs=runs)
         executor.learn(self._index.functions.values(), recorded=True)
         try:
             with Hosting(self._store, self._index) as hosting:
@@ -145,13 +145,13 @@ _Call = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 def _by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some functions that are written in C
+    except (TypeError, ValueError):  # some functions that are written in C have no signature
         return {**{str(position): value for position, value in enumerate(args)}, **kwargs}
     return dict(signature.bind(*args, **kwargs).arguments)
 
 
-class _Stage(AttemptRunner):
-    """Runs an attempt with every exception let through, and keeps its value as it is."""
+class _Runner(AttemptRunner):
+    """Runs an attempt without catching exceptions, and keeps its value without serializing it."""
 
     def __init__(self, store: Store, call: _Call, *, runs: bool) -> None:
         super().__init__(store, NoCapture(), Slot(), Surroundings(limit_threads=True), BaseException)
@@ -168,23 +168,25 @@ class _Stage(AttemptRunner):
         return self.value
 
     def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
-        if self._runs:  # else the service was not made
+        if self._runs:  # otherwise `made` is the result of an action, not a service
             self._make_call(serve, (made, self._keep, host.wait, interval), {})
 
     def _keep(self, told: Any) -> None:
-        """Use the value that a service yields for its clients."""
+        """Keep the value that a service yields for its clients as the value of the attempt."""
         self.value = told
 
 
 def fetch_files(value: Any, folder: Path) -> None:
-    """Copy the files that a value refers to into a directory, by their names.
+    """Copy the files that a value refers to into a directory, under their names.
+
+    If several files have the same name, a number is put before the name.
 
     Parameters
     ----------
     value : object
-        Such as a task's arguments. A name that is taken already gets a number in front.
+        The value, such as a task's arguments.
     folder : Path
-        Must exist.
+        The directory, which must exist.
     """
     for number, file in enumerate(files_in(value), start=1):
         name = confined.single(file.name)
@@ -193,18 +195,18 @@ def fetch_files(value: Any, folder: Path) -> None:
 
 
 _PATIENCE = 10.0
-"""Seconds that a service may take to stop."""
+"""Seconds to wait for a service to stop."""
 
 
 class Hosting:
-    """Starts what services a task uses, and stops them at the end; a context manager.
+    """Starts the services that a task uses, and stops them at the end; a context manager.
 
     Parameters
     ----------
     store : Store
-        Where the services write.
+        The store to which the services write.
     index : Index
-        Of the store's tasks.
+        The index of the store's tasks.
     """
 
     def __init__(self, store: Store, index: Index) -> None:
@@ -223,14 +225,14 @@ class Hosting:
         self._stack.close()
 
     def inputs_of(self, task: records.TaskRecord) -> dict[TaskId, Entry]:
-        """Return the values that a task needs, once the services are up that it uses, and those that these use.
+        """Start the services that a task uses, directly or through other services, and return the values it needs.
 
         Raises
         ------
         InputError
-            If one has no value yet.
+            If an input has no value yet.
         ToilfnError
-            If a service fails before it serves.
+            If a service fails before it is ready.
         """
         for need in task.needs:
             used = self._index.task(need)
@@ -259,7 +261,7 @@ class Hosting:
 
 
 class _Hosted:
-    """One service that runs in a thread, and its messages."""
+    """One service that runs in a thread, with the queue of the messages that it sends."""
 
     def __init__(self, store: Store, function: records.Function, message: bytes) -> None:
         self._name = function.name
@@ -269,13 +271,19 @@ class _Hosted:
         )
 
     def wait_for_value(self) -> bytes | records.BlobRef:
-        """Return the value for its clients."""
+        """Wait until the service is ready, and return the value for its clients.
+
+        Raises
+        ------
+        ToilfnError
+            If the service fails, or ends before it is ready.
+        """
         while (said := self._said.get()) is not None:
             message = protocol.decode(said)
             if isinstance(message, Started):
                 return records.payload_or_ref(message.value)
             self._check(message)
-        self._said.put(None)  # for `stop`
+        self._said.put(None)  # `stop` also waits for this mark of the end
         raise ToilfnError(f"service {self._name} ended before it was ready")
 
     def stop(self) -> None:

@@ -59,16 +59,17 @@ class ToilfnError(Exception):
     *args : object
         The message: what happened, to which object.
     hint : str, optional
-        The advice for the user. The text of the error ends with it; commands print it on a line of its own.
+        The advice for the user: how to solve the problem. The text of the error ends with the hint; commands print it
+        on a separate line.
 
     Attributes
     ----------
     hint : str or None
-        The advice alone.
+        The hint alone.
     message : str
-        The text without the advice.
+        The text without the hint.
     is_explained : bool
-        Whether the message alone says what happened: then no traceback is shown.
+        Whether the message explains the failure completely, so that no traceback is shown.
     """
 
     hint: str | None = None
@@ -80,7 +81,7 @@ class ToilfnError(Exception):
 
     @property
     def message(self) -> str:
-        """The text without the advice."""
+        """The text without the hint."""
         return super().__str__()
 
     def __str__(self) -> str:
@@ -143,9 +144,9 @@ class ContainerError(ToilfnError):
     Attributes
     ----------
     exit_code : int
-        Exit status of the program, or of the engine where that failed; -1 if nothing was run.
+        Exit status of the program, or of the engine if the engine failed; -1 if nothing was run.
     stderr : str
-        The end of what was written to standard error.
+        The end of the standard error of the program or the engine.
     """
 
     def __init__(self, message: str, exit_code: int = -1, stderr: str = "", *, hint: str | None = None) -> None:
@@ -155,7 +156,10 @@ class ContainerError(ToilfnError):
 
 
 class ContainerMemoryError(ContainerError, MemoryError):
-    """A container was killed, most likely because it used more memory than its task may; `double_memory` helps."""
+    """A container was killed, most likely because it used more memory than its task may use.
+
+    The setting ``double_memory`` retries such a task with more memory.
+    """
 
 
 class CommandError(ToilfnError):
@@ -167,7 +171,7 @@ class CommandError(ToilfnError):
         Exit status of the command, or the negative number of the signal that killed it; -1 if it did not run, or
         succeeded without creating an output.
     stderr : str
-        The end of what was written to standard error.
+        The end of the command's standard error.
     """
 
     is_explained = True
@@ -217,11 +221,11 @@ class PermanentError(ToilfnError):
 
 
 ENDS_OF_RUNS = (StoreError, FailedTasksError, KilledError)
-"""Errors that end a run although nothing is wrong with the call of `compute`."""
+"""Errors with which a run ends although the call of `compute` was correct; users need no traceback of them."""
 
 
 def without_frames(error: E) -> E:
-    """Return an error without its traceback through toilfn's own code, which does not help users; log that instead."""
+    """Return an error without its traceback, which leads only through toilfn's own code; log the traceback instead."""
     logging.getLogger("toilfn").debug("the run has ended with an error", exc_info=error)
     error.__cause__, error.__suppress_context__ = None, True
     return error.with_traceback(None)

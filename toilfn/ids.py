@@ -1,4 +1,4 @@
-"""Names that every room shares: ids of tasks and batches, causes of failures, and retry budgets."""
+"""Types that all packages share: ids of tasks and batches, causes of failures, and retry budgets."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import TypeAlias
 __all__ = ["BatchId", "Budget", "Cause", "TaskId"]
 
 TaskId: TypeAlias = bytes
-"""Sixteen bytes: the task's identity."""
+"""The id of a task: a digest of 16 bytes."""
 
 
 BatchId: TypeAlias = int
-"""A number the scheduler gives to each batch it submits, never used twice."""
+"""The number of a batch, which the scheduler assigns and never uses again."""
 
 
 class Cause(str, Enum):
-    """Why an attempt ended without an outcome; each has a retry budget of its own."""
+    """The reason why an attempt failed. Each cause has its own retry budget."""
 
     ERROR = "error"
-    """The task raised, or its process ended on its own."""
+    """The task raised an exception, or ended its process."""
     MEMORY = "memory"
-    """Killed for using more memory than it requested."""
+    """The task was killed because it used more memory than it requested."""
     WALLTIME = "walltime"
-    """Killed for taking longer than it requested."""
+    """The task was killed because it took longer than it requested."""
     LOST = "lost"
     """The worker or its node died."""
     PREEMPTED = "preempted"
-    """The node was taken away as agreed."""
+    """The preemptible node was taken away."""
     INPUT = "input"
-    """A retry cannot fix it: the value cannot be stored, the requirement cannot be met."""
+    """A failure that a retry cannot fix, such as a value that cannot be stored, or a requirement that cannot be met."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many times an attempt may fail for each cause before the task is given up.
+    """The number of retries of a task for each cause of failure.
 
-    ``None`` is without limit. ``double_memory`` doubles the memory after `Cause.MEMORY`, and ``double_walltime``
-    the walltime after `Cause.WALLTIME`, up to the largest that the capacity can give; what was doubled stays so.
+    ``None`` means no limit. ``double_memory`` doubles the task's memory after `Cause.MEMORY`, and ``double_walltime``
+    its walltime after `Cause.WALLTIME`, up to the most that the cluster offers. Later attempts keep the doubled value.
     """
 
     error: int | None = 1
@@ -49,4 +49,4 @@ class Budget:
     double_memory: bool = False
     double_walltime: bool = False
     backoff: float = 0.5
-    """Seconds before the first retry after an error; doubled for each further one, at most 60."""
+    """Seconds before the first retry after an error. Each further retry waits twice as long, but at most 60 seconds."""

@@ -1,8 +1,8 @@
-"""Projects that were moved or copied: the paths in a store's records still name the old place.
+"""Translate the paths in a store's records after its project was moved or copied to another place.
 
-A run records where it began: its working directory and its store. When a resume finds the store elsewhere, and the
-folders above it show that the working directory has moved along, paths below the old place mean the same paths below
-the new one: sources of imports, targets of exports, directories for outputs and `pathlib.Path` arguments.
+A run records its working directory and the path of its store. If a resume finds the store at another path, and the
+folders above it show that the working directory has moved together with it, then paths below the old place are
+translated to the new one: sources of imports, targets of exports, directories for outputs and `pathlib.Path` arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 __all__ = ["MOVED_VARIABLE", "moved_from", "new_place", "relocated"]
 
 MOVED_VARIABLE = "TOILFN_MOVED"
-"""The environment variable that tells workers the old and the new place of the project, as JSON."""
+"""The environment variable in which workers get the old and the new place of the project, as JSON."""
 
 
 def moved_from(home: Sequence[str], store: str) -> tuple[str, str] | None:
@@ -49,7 +49,7 @@ def moved_from(home: Sequence[str], store: str) -> tuple[str, str] | None:
 
 @contextmanager
 def new_place(places: tuple[str, str] | None) -> Iterator[None]:
-    """Let `relocated` translate paths inside the block, in this process and in those that it starts."""
+    """Make `relocated` translate paths inside the block, in this process and in processes that it starts."""
     if places is None:
         yield
         return
@@ -61,7 +61,7 @@ def new_place(places: tuple[str, str] | None) -> Iterator[None]:
 
 
 def relocated(path: str) -> str:
-    """Return an absolute path at the new place, if it lies below the old one; any other path as it is."""
+    """Translate an absolute path below the old place to the new place; return any other path unchanged."""
     places = os.environ.get(MOVED_VARIABLE)
     if not places:
         return path

@@ -1,4 +1,4 @@
-"""Patterns of file names as shells read them, for `glob.glob`, which knows less of them than bash and POSIX do."""
+"""Translate file name patterns of bash and POSIX to patterns for `glob.glob`, which supports fewer constructs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _plain(pattern: str, characters: str, start: int = 0) -> Iterator[int]:
-    """List where one of some characters stands without a backslash before it."""
+    """Yield the indexes at which a pattern has one of some characters without a backslash before it."""
     position = start
     while position < len(pattern):
         if pattern[position] == "\\":
@@ -73,7 +73,10 @@ def _plain(pattern: str, characters: str, start: int = 0) -> Iterator[int]:
 
 
 def _alternatives(pattern: str, start: int) -> tuple[list[str], int] | None:
-    """Return what the braces at a position stand for and where they end; None if they are plain characters."""
+    """Return the alternatives in the braces at a position, and the position after the braces.
+
+    The result is None if the braces are plain characters.
+    """
     depth, borders = 0, [start]
     for position in _plain(pattern, "{,}", start):
         depth += {"{": 1, "}": -1, ",": 0}[pattern[position]]

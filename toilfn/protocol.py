@@ -4,7 +4,7 @@ A message on the wire is an array of its tag and its fields, in the order in whi
 fields that have their default are left out. So a later version may add a field with a default: a worker that does not
 know it still understands every message that does not use it, and refuses the others.
 
-`TO_WORKER` and `TO_LEADER` say who sends what. `docs/architecture.md` says when.
+`TO_WORKER` and `TO_LEADER` list the messages that each side receives. `docs/architecture.md` says when they are sent.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Value: TypeAlias = "bytes | Sequence[Any]"
 
 
 class Open(NamedTuple):
-    """The first message to a warm worker: its store, and where it finds modules."""
+    """The first message to a warm worker: the URL of its store, and the value of `sys.path`."""
 
     store: str
     path: Sequence[str]
@@ -61,35 +61,35 @@ class Run(NamedTuple):
     """A batch to run."""
 
     tasks: Sequence[tuple[bytes, int, Mapping[str, Any]]]
-    """The encoded record of each task in the order in which they run, the number of the attempt (1 for the first),
-    and what the task may use, as `limits` describes it."""
+    """For each task, in the order in which they run: its encoded record, the number of the attempt (from 1), and the
+    resources that it may use, in the form that `limits` returns."""
     values: Mapping[TaskId, tuple[Value, tuple[TaskId, ...]]]
-    """The values that the tasks need from outside the batch, and the tasks that each value refers to."""
+    """The values that the tasks need from outside the batch, each with the tasks that the value refers to."""
     functions: Sequence[bytes]
-    """Encoded function records."""
+    """The encoded records of the functions of the tasks."""
     walltime: float | None = None
-    """The seconds that the whole batch may take, on a cluster where that is the only limit."""
+    """The time limit of the whole batch in seconds, on a cluster that cannot limit the time of a single task."""
 
 
 class Recall(NamedTuple):
-    """Give back the tasks that have not started."""
+    """The request to return the tasks that have not started."""
 
 
 class Stop(NamedTuple):
-    """Stop the service that the batch runs."""
+    """The request to stop the service that the batch runs."""
 
 
 class Ready(NamedTuple):
-    """A warm worker takes messages from now on."""
+    """The first message from a warm worker: it has started, and receives messages."""
 
 
 class Records(NamedTuple):
-    """How attempts ended."""
+    """The results of attempts."""
 
     records: Sequence[bytes] = ()
     """Encoded outcomes and failures, in order."""
     tail_calls: Sequence[TaskId] = ()
-    """The tasks, created by these attempts, that the worker has started on its own."""
+    """Tasks that these attempts created and that the worker has started as tail calls, without asking the leader."""
 
 
 class Running(NamedTuple):
@@ -111,7 +111,7 @@ class Warnings(NamedTuple):
     """The lines that running tasks have logged at the level WARNING or above."""
 
     lines: Sequence[tuple[str, str]]
-    """The name of the task, and the text."""
+    """The name of the task and the text of the message, for each line."""
 
 
 class Started(NamedTuple):
@@ -119,17 +119,20 @@ class Started(NamedTuple):
 
     task: TaskId
     value: Value
-    """The value that its clients get."""
+    """The value that the service yielded for its clients."""
 
 
 class Returned(NamedTuple):
-    """Tasks that this worker will not run: it was asked to give them back, or an input of theirs failed."""
+    """Tasks that this worker will not run, because the leader asked it to return them, or because an input failed."""
 
     tasks: Sequence[TaskId]
 
 
 class Done(NamedTuple):
-    """The batch is over; with the last records where each message is an object in the store."""
+    """The last message of a batch.
+
+    It also contains the last records if messages are objects in the store, which saves one object.
+    """
 
     records: Sequence[bytes] = ()
     tail_calls: Sequence[TaskId] = ()
@@ -156,45 +159,45 @@ M = TypeVar("M", bound=Message)
 
 
 def encode(message: Message) -> bytes:
-    """Return a message as it is sent."""
+    """Return the bytes of a message."""
     defaults = message._field_defaults
     fields: tuple[Any, ...] = message
     for name in reversed(message._fields if defaults else ()):
         if name not in defaults or fields[-1] not in (defaults[name], []):
             break
         fields = fields[:-1]
-    # A path need not be Unicode.
+    # Paths in messages need not be valid UTF-8.
     packed: bytes = msgpack.packb((_TAGS[type(message)], *fields), unicode_errors="surrogateescape")
     return packed
 
 
 def decode(data: bytes) -> Message:
-    """Read a message.
+    """Parse the bytes of a message.
 
     Raises
     ------
     ToilfnError
-        If it is not a message that this version of toilfn knows.
+        If this version of toilfn does not know such a message.
     """
     try:
-        # Whatever was sent as a list is a tuple here, so that ids and references can be keys.
+        # Lists are read as tuples, so that ids and references can be keys of dicts.
         tag, *fields = msgpack.unpackb(data, use_list=False, strict_map_key=False, unicode_errors="surrogateescape")
         message: Message = _CLASSES[tag](*fields)
     except (TypeError, ValueError, LookupError) as error:
         raise ToilfnError(
-            f"a message between leader and worker cannot be read ({_shown(data)}): they have different versions of "
-            "toilfn; install the leader's version where the workers run"
+            f"a message between leader and worker cannot be read ({_shown(data)}): their versions of toilfn differ",
+            hint="install the leader's version of toilfn where the workers run",
         ) from error
     return message
 
 
 def expect(class_: type[M], data: bytes) -> M:
-    """Read a message that can only be one of this class.
+    """Parse a message that must be of a given class.
 
     Raises
     ------
     ToilfnError
-        If it is another one.
+        If it is a message of another class.
     """
     message = decode(data)
     if not isinstance(message, class_):
@@ -203,7 +206,7 @@ def expect(class_: type[M], data: bytes) -> M:
 
 
 def is_done(answers: Sequence[bytes]) -> bool:
-    """Return whether the last answer of a batch says that it is over."""
+    """Return whether a batch has ended: whether its last answer is `Done`."""
     return bool(answers) and isinstance(decode(answers[-1]), Done)
 
 
@@ -216,7 +219,7 @@ READY, RECALL, STOP, DONE = encode(Ready()), encode(Recall()), encode(Stop()), e
 
 @lru_cache(maxsize=1024)
 def limits(shape: Resources) -> dict[str, Any]:
-    """Return the limits of a task as plain values, as `Run.tasks` has them."""
+    """Return the resources that a task may use as plain values, for `Run.tasks`."""
     return {
         "cores": shape.cores,
         "memory": shape.memory,

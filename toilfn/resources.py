@@ -1,4 +1,4 @@
-"""The resources that a task requests: cores, memory, disk, accelerators, time; and how accelerators are written."""
+"""The resources that a task requests: cores, memory, disk, accelerators and time; and the parser for accelerators."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _ACCELERATOR_HELP = (
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One kind of accelerator and how many of it.
+    """A number of accelerators of one kind.
 
     Attributes
     ----------
     count : int
-        How many devices.
+        The number of devices.
     kind : str
         The kind of device, for example ``"gpu"``.
     model : str or None
-        A model name such as ``"nvidia-tesla-k80"``; None takes any.
+        A model name such as ``"nvidia-tesla-k80"``; None means any model.
     brand : str or None
-        A maker such as ``"nvidia"``; None takes any.
+        A manufacturer such as ``"nvidia"``; None means any manufacturer.
     api : str or None
-        A programming interface such as ``"cuda"``; None takes any.
+        A programming interface such as ``"cuda"``; None means any interface.
     """
 
     count: int = 1
@@ -54,9 +54,9 @@ class Resources:
     memory, disk : int
         Bytes.
     accelerators : tuple of Accelerator
-        Devices of the task's own.
+        Devices that only this task uses.
     walltime : float or None
-        The longest time one attempt may take, in seconds; None sets no limit.
+        The longest time that one attempt may take, in seconds; None means no limit.
     preemptible : bool
         Whether the task may run on a node that can be taken away.
     local : bool
@@ -73,28 +73,29 @@ class Resources:
 
 
 class Capacity(NamedTuple):
-    """The resources that a cluster has at one time.
+    """The limits of a cluster on the work that it may have at one time.
 
-    ``total`` is None for a cluster that has its own queue (a batch system): then only ``batches`` limits.
-    ``largest`` is the most that a single task may ask for; None knows no limit.
+    ``total`` is None for a cluster that has its own queue (a batch system). Then only ``batches`` limits the work.
+    ``largest`` is the most that a single task may request; None means that no limit is known.
     """
 
     total: Resources | None
     largest: Resources | None = None
     batches: int | None = None
-    """How many batches may be out at one time, services aside."""
+    """Maximum number of submitted batches, without those of services."""
     services: int | None = None
-    """How many services may run at one time on nodes that are not preemptible."""
+    """Maximum number of services that run on nodes that are not preemptible."""
     preemptible_services: int | None = None
-    """And on those that are."""
+    """Maximum number of services that run on preemptible nodes."""
     cores: float | None = None
-    """How many cores may be in use at one time, where ``total`` does not say it: the user's limit."""
+    """The user's limit on the cores in use (``--max-cores``), for a cluster without ``total``; so are ``memory`` and
+    ``disk``, in bytes."""
     memory: int | None = None
     disk: int | None = None
 
 
 def parse_accelerator(spec: int | str | Mapping[str, Any] | Accelerator) -> Accelerator:
-    """Read one accelerator requirement by Toil's rules (`toil.job.parse_accelerator`).
+    """Parse one accelerator requirement by the rules of Toil (`toil.job.parse_accelerator`).
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ def parse_accelerator(spec: int | str | Mapping[str, Any] | Accelerator) -> Acce
 
 
 def parse_accelerators(spec: Any) -> tuple[Accelerator, ...]:
-    """Read accelerator requirements: what `parse_accelerator` reads, several with commas, or a sequence of them."""
+    """Parse accelerator requirements: one that `parse_accelerator` accepts, several with commas, or a sequence."""
     if isinstance(spec, str):
         spec = [part.strip() for part in spec.split(",")] if spec.strip() else []
     if isinstance(spec, Sequence):

@@ -1,7 +1,7 @@
-"""Standard output and error as they are in practice: closed, full, without a reader, None.
+"""Write to standard output and error even if they are closed, full, or None.
 
-Messages that toilfn reports there are for people, and never worth failing the work for. The result of a program is
-another matter: that goes through `print`, and an error there counts.
+toilfn's messages to users are not important enough to let a run fail, so errors in writing them are ignored. The result
+of a program is different: it is written with `print`, and an error in writing it is an error of the program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toilfn.errors import ToilfnError
 from toilfn.text import visible
 
 __all__ = [
-    "Unfailing",
+    "LenientStream",
     "flush",
     "open_closed_descriptors",
     "report",
@@ -29,14 +29,14 @@ __all__ = [
 
 
 def report(text: str) -> None:
-    """Write a line for people to standard error, if anybody can read it there."""
+    """Write a line to standard error, for users; ignore errors in writing it."""
     standard_error().write(f"{text}\n")
 
 
 def report_error(program: str, error: BaseException) -> None:
-    """Write an error for people to standard error, its advice on a line of its own.
+    """Write an error to standard error, with its hint on a separate line.
 
-    Control characters, which a message may quote from a file or from a program, are escaped.
+    Control characters in the message are escaped, since it may quote a file or a program.
     """
     hint = error.hint if isinstance(error, ToilfnError) else None
     report(visible(f"{program}: {error.message if isinstance(error, ToilfnError) and hint else error}"))
@@ -44,14 +44,14 @@ def report_error(program: str, error: BaseException) -> None:
         report(visible(f"hint: {hint}"))
 
 
-def standard_error() -> Unfailing:
-    """Return standard error as it is now, as a stream that cannot fail."""
-    return Unfailing(sys.stderr)
+def standard_error() -> LenientStream:
+    """Return a stream that writes to the present standard error and ignores errors."""
+    return LenientStream(sys.stderr)
 
 
 @contextmanager
 def unfailing_standard_error() -> Iterator[None]:
-    """Make standard error one that cannot fail, for toilfn's programs and the libraries that report there."""
+    """Replace `sys.stderr` by a stream that ignores errors, for toilfn's programs and the libraries that they use."""
     open_closed_descriptors()
     before = sys.stderr
     sys.stderr = standard_error()
@@ -61,43 +61,44 @@ def unfailing_standard_error() -> Iterator[None]:
         sys.stderr = before
 
 
-class Unfailing(io.TextIOBase):
-    """A text stream that loses what cannot be written, where another one raises.
+class LenientStream(io.TextIOBase):
+    """A text stream that discards text that cannot be written, instead of raising an error.
 
     Parameters
     ----------
     stream : file or None
-        Where to write; None, as `sys.stderr` is when its descriptor was closed from the start, loses everything.
+        The stream to write to. With None, all text is discarded; `sys.stderr` is None if the process was started with a
+        closed standard error.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def write(self, text: str, /) -> int:
-        """Write, and flush."""
+        """Write a text, and flush the stream."""
         if self._stream is not None:
             try:
                 self._stream.write(text)
                 self._stream.flush()
-            except Exception:  # a stream of the user's own may raise anything
+            except Exception:  # of any type, since the user may have replaced `sys.stderr` by another object
                 _discard(self._stream)
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: all is written out at once."""
+        """Do nothing, since `write` flushes."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)  # such as `buffer`
 
     def isatty(self) -> bool:
-        """Return whether a person looks at it."""
+        """Return whether the stream is a terminal."""
         try:
             return self._stream is not None and self._stream.isatty()
         except Exception:
             return False
 
     def fileno(self) -> int:
-        """Return the stream's descriptor, where it has one."""
+        """Return the stream's descriptor, if it has one."""
         if self._stream is None:
             raise io.UnsupportedOperation("fileno")
         return self._stream.fileno()
@@ -109,7 +110,7 @@ class Unfailing(io.TextIOBase):
 
 
 def _discard(stream: Any) -> None:
-    """Empty the buffer of a stream that cannot be written to: else Python tries again, and exits with status 120."""
+    """Empty the buffer of a stream that cannot be written to; otherwise Python exits with status 120 at its end."""
     with suppress(Exception):
         fd = stream.fileno()
         saved, nothing = os.dup(fd), os.open(os.devnull, os.O_WRONLY)
@@ -125,25 +126,25 @@ def _discard(stream: Any) -> None:
 def open_closed_descriptors() -> None:
     """Open the null device for each standard descriptor that is closed.
 
-    Otherwise the next file that is opened gets its number, and what anything prints ends up in that file.
+    Otherwise the next file that is opened would get its number, and printed text would be written to that file.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # the system assigns the lowest free number, which is `fd`
             os.set_inheritable(fd, True)
 
 
 def text_output(fd: int) -> io.TextIOWrapper:
-    """Build a stream like Python's own for a standard descriptor; it leaves that open when it is closed."""
+    """Build a text stream for a standard descriptor, as Python does; closing the stream leaves the descriptor open."""
     return io.TextIOWrapper(
         io.FileIO(fd, "w", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True
     )
 
 
 def flush(*streams: Any) -> None:
-    """Write out what streams hold, by default standard output and error, as far as that is possible."""
+    """Flush some streams, by default standard output and error, and ignore errors."""
     for stream in streams or (sys.stdout, sys.stderr):
         try:  # noqa: SIM105  # `suppress` takes longer, and this is done for every task
             stream.flush()

@@ -1,4 +1,4 @@
-"""Text from tasks and documents, made fit for a person's terminal: escaped and bounded."""
+"""Prepare text from tasks and documents for terminals: escape control characters, shorten it, and build tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TextIO, cast
 __all__ = ["VisibleStream", "abridged", "checked_variables", "last_lines", "table", "visible"]
 
 _LONGEST_LINE = 500
-"""Characters of a line that are shown by `abridged` and `last_lines`."""
+"""Maximum number of characters of a line that `abridged` and `last_lines` show."""
 
 _INVISIBLE = [
     *range(0x20),
@@ -31,7 +31,7 @@ def visible(text: str, *, one_line: bool = False) -> str:
     text : str
         A name, a message or a log. Line breaks and tabs stay; a carriage return before a line break is dropped.
     one_line : bool
-        Escape line breaks and tabs too.
+        Whether to escape line breaks and tabs, too.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def visible(text: str, *, one_line: bool = False) -> str:
 
 
 def abridged(text: str, first: int, last: int) -> str:
-    r"""Return the first and the last lines of a text, with a line between them that counts what is left out.
+    r"""Return the first and the last lines of a text, with the number of lines that are left out between them.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ def last_lines(text: str, count: int) -> str:
 
 
 def checked_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return environment variables, if the system can keep them.
+    """Check that the system accepts environment variables, and return them.
 
     Raises
     ------
     ValueError
-        If a name is empty or has an equals sign, or a name or value has a null character.
+        If a name is empty or contains an equals sign, or a name or value contains a null character.
     """
     for name, value in variables.items():
         if not name or "=" in name or "\0" in name + value:
@@ -85,7 +85,7 @@ def checked_variables(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    r"""Return a table of aligned columns, those in `right` (by index) to the right.
+    r"""Return a table of aligned columns; those whose indexes are in `right` are aligned to the right.
 
     Examples
     --------
@@ -106,9 +106,9 @@ def _cut(line: str) -> str:
 
 
 class VisibleStream:
-    """A text stream that escapes control characters before it passes text on.
+    """A text stream that escapes control characters and writes the text to another stream.
 
-    Everything else, such as `buffer`, is the other stream's own.
+    All other attributes, such as `buffer`, are those of the other stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -116,7 +116,7 @@ class VisibleStream:
 
     @classmethod
     def over(cls, stream: TextIO) -> TextIO:
-        """Return a stream that writes to another one."""
+        """Return a stream that escapes text and writes it to `stream`."""
         return cast(TextIO, cls(stream))
 
     def write(self, text: str) -> int:

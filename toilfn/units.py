@@ -1,8 +1,8 @@
-"""Sizes and durations as people write them, and back.
+"""Parse and format sizes and durations.
 
-The suffixes of sizes are Toil's (its manual, "Resource Options"): ``K``, ``M``, ``G``, ``T``, ``P``
-and ``E`` are powers of 1000, ``Ki``, ``Mi``, ``Gi``, ... powers of 1024; case, a ``B`` at the end and
-spaces make no difference.
+The suffixes of sizes are those of Toil (its manual, "Resource Options"): ``K``, ``M``, ``G``, ``T``, ``P`` and ``E``
+are powers of 1000, and ``Ki``, ``Mi``, ``Gi``, ... are powers of 1024. Case, a ``B`` at the end and spaces make no
+difference.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DURATION_HELP = "write a number of seconds, or for example '30s', '90m', '1h30m
 
 
 def parse_size(size: str | float) -> int:
-    """Read a size.
+    """Parse a size.
 
     Parameters
     ----------
@@ -51,16 +51,16 @@ def parse_size(size: str | float) -> int:
     Returns
     -------
     int
-        Bytes; fractions of a byte are cut off.
+        The size in bytes, rounded down.
 
     Raises
     ------
     ResourceError
-        If it is negative, more than a file system or a batch system can count, or not a size.
+        If it is not a size, is negative, or is more than 8 EiB.
     """
     amount = _size(size)
     if amount >= _NO_SIZE:
-        raise ResourceError(f"{size!r} is not a size: it is more than 8 EiB", hint=_SIZE_HELP)
+        raise ResourceError(f"{size!r} is too large: a size must be at most 8 EiB", hint=_SIZE_HELP)
     return amount
 
 
@@ -76,7 +76,7 @@ def _size(size: str | float) -> int:
 
 
 def parse_memory(size: str | float) -> int:
-    """Read an amount of memory as `parse_size` does; refuse one that was most likely meant in another unit.
+    """Parse an amount of memory as `parse_size` does; refuse one that was most likely meant in another unit.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def parse_memory(size: str | float) -> int:
 
 
 def parse_disk(size: str | float) -> int:
-    """Read an amount of disk as `parse_size` does; refuse one that was most likely meant in another unit.
+    """Parse an amount of disk as `parse_size` does; refuse one that was most likely meant in another unit.
 
     Raises
     ------
@@ -102,13 +102,13 @@ def _in_bytes(size: str | float, what: str, least: int) -> int:
     if amount < _MEBIBYTE and (amount or least):
         raise ResourceError(
             f"{size!r} is {amount} bytes of {what}, less than a mebibyte",
-            hint="a number without a unit is in bytes; write for example '8G' for gigabytes or '500M' for megabytes",
+            hint="a number without a unit is in bytes; for gigabytes or megabytes, write for example '8G' or '500M'",
         )
     return amount
 
 
 def format_size(size: float) -> str:
-    """Write a size in bytes for people, in powers of 1024: ``"1.5 GiB"``."""
+    """Format a size in bytes for users, with units that are powers of 1024: ``"1.5 GiB"``."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
         if abs(size) < 1023.95 or unit == "PiB":
             break
@@ -117,7 +117,7 @@ def format_size(size: float) -> str:
 
 
 def parse_duration(duration: str | float | timedelta) -> float:
-    """Read a length of time.
+    """Parse a duration.
 
     Parameters
     ----------
@@ -127,12 +127,12 @@ def parse_duration(duration: str | float | timedelta) -> float:
     Returns
     -------
     float
-        Seconds.
+        The duration in seconds.
 
     Raises
     ------
     ResourceError
-        If it is negative, or not a length of time.
+        If it is not a duration, or is negative.
     """
     if isinstance(duration, timedelta):
         duration = duration.total_seconds()
@@ -148,12 +148,12 @@ def parse_duration(duration: str | float | timedelta) -> float:
 
 
 def parse_time_limit(duration: str | float | timedelta) -> float:
-    """Read a length of time as `parse_duration` does; refuse 0, after which nothing could have happened.
+    """Parse a time limit as `parse_duration` parses a duration; refuse 0, since no task could finish.
 
     Raises
     ------
     ResourceError
-        If it is not a length of time, or 0.
+        If it is not a duration, or is 0.
     """
     seconds = parse_duration(duration)
     if not seconds:
@@ -162,7 +162,7 @@ def parse_time_limit(duration: str | float | timedelta) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a length of time for people: ``"0.25s"``, ``"12.5s"``, ``"3m 20s"``, ``"2h 05m"``, ``"3d 04h"``."""
+    """Format a duration for users: ``"0.25s"``, ``"12.5s"``, ``"3m 20s"``, ``"2h 05m"``, ``"3d 04h"``."""
     if seconds < 59.95:
         return f"{seconds:.{1 if seconds >= 1 else 3}f}".rstrip("0").rstrip(".") + "s"
     minutes, whole = divmod(round(seconds), 60)
@@ -174,7 +174,7 @@ def format_duration(seconds: float) -> str:
 
 
 def _plain(number: object, what: str, help: str) -> float:
-    """Check a number that was given as it is."""
+    """Check a size or duration that is given as a number, and return it."""
     if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number) or number < 0:
         raise ResourceError(f"{number!r} is not a {what}", hint=help)
     return float(number)

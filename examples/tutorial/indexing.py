@@ -1,4 +1,4 @@
-"""Pass one element of the value of a task: the error message is "2" (the manual, section 12.9)."""
+"""Pass one element of a task's value to a task, which fails with the message "2" (Toil's manual, section 12.9)."""
 
 import toilfn as toil
 

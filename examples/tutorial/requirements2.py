@@ -1,4 +1,4 @@
-"""Compute the disk space that a task needs from the sizes of many files (the manual, section 12.10)."""
+"""Compute the disk space that a task needs from the sizes of many files (Toil's manual, section 12.10)."""
 
 import toilfn as toil
 

@@ -248,8 +248,8 @@ def test_memory_without_a_unit_is_refused_where_the_task_is_defined() -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ({"memory": 10**30}, "option memory: 10{30} is not a size: it is more than 8 EiB"),
-        ({"disk": "9.3E"}, "option disk: '9.3E' is not a size"),
+        ({"memory": 10**30}, "option memory: 10{30} is too large: a size must be at most 8 EiB"),
+        ({"disk": "9.3E"}, "option disk: '9.3E' is too large"),
         ({"retries": 2**63}, "option retries: .* below 2"),
         ({"env": {"A=B": "x"}}, "option env: 'A=B': 'x' is not a name and value"),
         ({"env": {"": "x"}}, "option env: '': 'x' is not a name and value"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from toilfn.stdio import Unfailing
+from toilfn.stdio import LenientStream
 
 FLOW = """
 import sys, time
@@ -113,7 +113,7 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
 
 def test_a_stream_that_cannot_fail_passes_everything_else_on(tmp_path: Path) -> None:
     with open(tmp_path / "file", "w") as file:
-        stream = Unfailing(file)
+        stream = LenientStream(file)
         stream.write("text")
         assert stream.buffer is file.buffer
         assert not stream.isatty()

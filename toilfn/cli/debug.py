@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toilfn.cli.common import add_store, add_store_options, add_task, open_named
-from toilfn.debug import Rehearsal, fetch_files
+from toilfn.debug import DebugTask, fetch_files
 from toilfn.inspect.view import View
 from toilfn.stdio import standard_error
 from toilfn.worker.capture import start_logging
@@ -48,19 +48,19 @@ def command(options: argparse.Namespace) -> int:
     view = View(store)
     task = view.find(options.task)
     start_logging(view.run.settings.get("log_level", "info") if view.run else "info")  # as the run's workers did
-    with Rehearsal(store, task.id) as rehearsal:
+    with DebugTask(store, task.id) as debugged:
         if options.print_inputs:
-            rehearsal.with_inputs(_print)
+            debugged.with_inputs(_print)
         elif options.shell:
-            rehearsal.with_inputs(_open_shell)
+            debugged.with_inputs(_open_shell)
         elif options.files is not None:
-            rehearsal.with_inputs(lambda inputs: fetch_files(inputs, _new_folder(options.files)))
+            debugged.with_inputs(lambda inputs: fetch_files(inputs, _new_folder(options.files)))
         else:
-            return _run(rehearsal, with_pdb=options.pdb)
+            return _run(debugged, with_pdb=options.pdb)
     return 0
 
 
-def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
+def _run(debugged: DebugTask, *, with_pdb: bool) -> int:
     raised = []
 
     def examine(error: BaseException) -> None:
@@ -72,7 +72,7 @@ def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
             pdb.post_mortem(error.__traceback__)
 
     try:
-        value = rehearsal.run(examine)
+        value = debugged.run(examine)
     except BdbQuit:  # the user has quit a debugger in the task
         raise KeyboardInterrupt from None
     except BaseException:

@@ -27,7 +27,7 @@ from toilfn.config.settings import Settings
 from toilfn.errors import InputError, ToilfnError
 from toilfn.ids import TaskId
 from toilfn.model.records import Failure, Outcome
-from toilfn.stdio import Unfailing
+from toilfn.stdio import LenientStream
 from toilfn.stores import Store
 from toilfn.text import visible
 from toilfn.units import format_duration
@@ -64,7 +64,7 @@ class Progress:
 
     def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
         self._show = show
-        self._stream = Unfailing(stream or sys.stderr)
+        self._stream = LenientStream(stream or sys.stderr)
         self._display: _Display | None = None
         self._counts: Mapping[str, int] = {}
         self._running: Sequence[str] = ()
@@ -155,7 +155,7 @@ class _Display(Protocol):
 class _Lines:
     """Plain lines, at most one every few seconds."""
 
-    def __init__(self, stream: Unfailing) -> None:
+    def __init__(self, stream: LenientStream) -> None:
         self._stream = stream
         self._next = time.monotonic() + _INTERVAL
 
@@ -174,7 +174,7 @@ class _Lines:
 class _Bar:
     """One line of a terminal that is drawn over and over."""
 
-    def __init__(self, stream: Unfailing) -> None:
+    def __init__(self, stream: LenientStream) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Rich

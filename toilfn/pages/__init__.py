@@ -1,1 +1,1 @@
-"""Pages of runs: one template for each part, used by the dashboard of a store, by the server and by the report."""
+"""HTML pages of runs. The dashboard, the server and the report render them from the same templates."""

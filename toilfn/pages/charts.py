@@ -1,6 +1,6 @@
-"""The charts of a run: levels over time as numbers for the browser, and pictures as SVG.
+"""The charts of a run: curves over time, as numbers that the browser draws, and pictures in SVG.
 
-`timeline` shows who worked when. `graph` shows one box for each name of a task, in columns from left to right.
+`timeline` shows when each worker was busy. `graph` shows one box for each kind of task, in columns from left to right.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Markup", "Window", "curves", "element", "graph", "timeline"]
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """A text that is HTML, and so is not escaped."""
 
     __slots__ = ()
 
@@ -35,9 +35,10 @@ def element(tag: str, *content: object, **attributes: object) -> Markup:
     ----------
     tag : str
     *content : object
-        Text, which is escaped, or `Markup`, which is not.
+        Texts, which are escaped, or `Markup`, which is not.
     **attributes : object
-        An underscore stands for a hyphen, and one at the end is left out: ``class_="box"``, ``stroke_width=2``.
+        The attributes. In a name, an underscore stands for a hyphen, and an underscore at the end is removed:
+        ``class_="box"``, ``stroke_width=2``.
 
     Examples
     --------
@@ -63,18 +64,18 @@ _MOST_ROWS = 32
 _MOST_BARS = 1200
 _TICKS = 6
 COLORS = 8
-"""How many colors kinds have; the style sheet names them."""
+"""The number of colors for kinds of tasks, which the style sheet defines as the classes ``k0``, ``k1``, ..."""
 
 
 class Window(NamedTuple):
-    """A stretch of time, in seconds since the run began."""
+    """The part of a run that the timeline shows, in seconds since the run began."""
 
     start: float
     end: float
 
     @classmethod
     def read(cls, start: str, end: str, whole: float) -> Window:
-        """Read a window from a URL; one that cannot be read is the whole run."""
+        """Parse a window from a URL; return the window of the whole run if a value is missing or invalid."""
         try:
             window = cls(max(0.0, float(start or 0)), min(whole, float(end or whole)))
         except ValueError:
@@ -83,7 +84,7 @@ class Window(NamedTuple):
 
     @property
     def span(self) -> float:
-        """Seconds."""
+        """The length of the window, in seconds."""
         return self.end - self.start
 
 
@@ -99,11 +100,14 @@ def whole(view: RunView) -> float:
 
 
 def curves(view: RunView) -> dict[str, Any]:
-    """Return the levels over time: numbers of tasks, cores and memory, each with means and peaks.
+    """Return curves of the numbers of tasks, the cores, the memory and the size of the store over time.
+
+    The time of the run is divided into intervals. For each interval, a curve has a mean and a peak.
 
     Parameters
     ----------
     view : RunView
+        The run.
     """
     with view.lock:
         fold = view.fold
@@ -118,7 +122,8 @@ def curves(view: RunView) -> dict[str, Any]:
         extra = fold.since()
         if extra:
             scale.reach(now)
-            # `plus` made a level of its own, which the scale does not know: what runs is added to the copy only.
+            # `plus` has built a new level, which the scale does not update. So the tasks that are running now are added
+            # to the curve, but not to the levels of the fold.
             running = _with_running(running, scale, extra, now)
         times, _ = scale.points(_POINTS)
         measures = fold.measures
@@ -149,15 +154,16 @@ def _series(level: Levels, scale: Timescale, factor: float) -> dict[str, list[fl
 
 
 def timeline(view: RunView, window: Window, base: str | None = None) -> Markup:
-    """Draw a row for each worker: how busy it was, and on it the longest of its attempts.
+    """Draw a row for each worker: how busy it was over time, and on top of that its longest attempts.
 
     Parameters
     ----------
     view : RunView
+        The run.
     window : Window
-        The stretch of time that is drawn.
-    base : str
-        The URL of the run, for links to tasks; None leaves the links out.
+        The part of the run to draw.
+    base : str, optional
+        The URL of the run, for links to tasks; without it, there are no links.
     """
     with view.lock:
         fold = view.fold
@@ -209,7 +215,7 @@ def _short(host: str) -> str:
 
 
 def _bars(fold: Fold, rows: dict[tuple[str, int], int], begin: float, window: Window, base: str | None) -> list[Markup]:
-    """Draw the longest attempts in a window; of those that are shorter than a pixel, the row shows the sum."""
+    """Draw the longest attempts in a window. Successful ones below a pixel are part of the row's busy time only."""
     kept = fold.attempts
     start, end = begin + window.start, begin + window.end
     least = window.span / (_WIDTH - _LEFT)
@@ -247,11 +253,12 @@ _LONGEST = 22
 
 
 def graph(drawing: Drawing) -> Markup:
-    """Draw boxes and what leads from one to the other: solid lines for data, dashed for order or creation.
+    """Draw the graph of the kinds of tasks: boxes, with solid lines for data, and dashed ones for order or creation.
 
     Parameters
     ----------
     drawing : Drawing
+        The boxes and their relations.
     """
     into = _edges_into(drawing.nodes)
     places = _places(into)
@@ -266,12 +273,12 @@ def graph(drawing: Drawing) -> Markup:
         width=width,
         height=height,
         role="img",
-        aria_label="The kinds of tasks and how they lead to each other",
+        aria_label="The kinds of tasks and their dependencies",
     )
 
 
 def _edges_into(nodes: Mapping[str, Node]) -> dict[str, dict[str, str]]:
-    """For each box, those that come before it, and how they are related to it."""
+    """Return, for each box, the boxes before it, each with the kind of the edge: "data" or "order"."""
     into: dict[str, dict[str, str]] = {label: {} for label in nodes}
     for label, node in nodes.items():
         into[label].update(dict.fromkeys(node.after, "order"))
@@ -282,9 +289,9 @@ def _edges_into(nodes: Mapping[str, Node]) -> dict[str, dict[str, str]]:
 
 
 def _columns(into: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
-    """Return each box its column, one beyond all that it comes from."""
+    """Return the column of each box, which is to the right of all boxes before it."""
     columns = dict.fromkeys(into, 0)
-    for _ in into:  # names that lead to each other in a circle would move for ever
+    for _ in into:  # a limit, since boxes in a cycle would move to the right forever
         moved = False
         for label, sources in into.items():
             column = max((columns[other] + 1 for other in sources), default=0)
@@ -297,7 +304,11 @@ def _columns(into: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
 
 
 def _places(into: Mapping[str, Mapping[str, str]]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Find the upper left corner of each box, under -1, and of its lane through each column that its edges skip."""
+    """Return the upper left corner of each box, and of its lanes, by label and column.
+
+    If an edge of a box passes a column, it uses a lane of the box in that column. The key of a lane's corner is the
+    number of its column; the key of the box's own corner is -1.
+    """
     columns = _columns(into)
     filled = dict.fromkeys(columns.values(), 0.0)
     places: dict[str, dict[int, tuple[float, float]]] = {}

@@ -1,4 +1,4 @@
-"""``toilfn dashboard STORE``: the page of a run, live, for the user of this machine."""
+"""``toilfn dashboard STORE``: a live page of a run, served to browsers on this machine only."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If a package is missing, or the port cannot be used.
+        If an optional package is not installed, or the port cannot be used.
     """
     try:
         import uvicorn
     except ImportError:
         raise InputError("a dashboard needs more packages", hint="pip install 'toilfn[server]'") from None
-    store = open_named(options)  # before anything else: a wrong name is an error here, not on the page
+    store = open_named(options)  # first, so that a wrong name is an error of the command, not of the page
     listening = _listen(options.port)
     port = listening.getsockname()[1]
     secret = secrets.token_urlsafe(24)
@@ -81,34 +81,35 @@ def _listen(port: int) -> socket.socket:
 
 
 def _read_ahead(view: RunView) -> None:
-    """Read the log while the browser starts; an error is shown by the page, which reads it again."""
+    """Read the log while the browser starts. Errors are ignored: the page reads the log again, and shows them."""
     with suppress(ToilfnError):
         view.refresh()
 
 
 def make_app(view: RunView, secret: str, cookie: str) -> Any:
-    """Build the application.
+    """Build the ASGI application.
 
     Parameters
     ----------
     view : RunView
+        The run.
     secret : str
-        Must be in the URL of the first request, and is in a cookie afterwards.
+        The secret that the URL of the first request must contain. The answer sets a cookie with it.
     cookie : str
         The cookie's name.
     """
     from starlette.applications import Starlette
 
     pages = RunPages(lambda _: view, lambda _: "", "/static", "/", kill=lambda _: view.store.set_flag("kill"))
-    return _Locked(Starlette(routes=[*statics(""), *pages.routes("")]), secret, cookie)
+    return _Guard(Starlette(routes=[*statics(""), *pages.routes("")]), secret, cookie)
 
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 
 
-class _Locked:
-    """Lets only those in who know the secret, and only by an address of this machine."""
+class _Guard:
+    """Refuses requests without the secret, and those whose Host header is not this machine (DNS rebinding)."""
 
     def __init__(self, app: Any, secret: str, cookie: str) -> None:
         self._app = app
@@ -118,7 +119,7 @@ class _Locked:
     async def __call__(
         self, scope: Scope, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
     ) -> None:
-        """Answer a request."""
+        """Check a request, and pass it on to the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,6 +1,6 @@
-"""``toilfn report STORE``: the page of a run, frozen into one file, and what it shares with the live page.
+"""``toilfn report STORE``: write the page of a run to one file.
 
-Both have the same contents (`run`, `details`), which the same templates render.
+The functions `run`, `details` and `render`, which collect and render the contents, also serve the live page.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""The Content-Security-Policy of pages: nothing inline, nothing from elsewhere."""
+"""The Content-Security-Policy of pages, which forbids inline scripts and anything from another origin."""
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template's HTML.
+    """Render a template to HTML.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def asset(name: str) -> str:
-    """Return a file of the package that pages refer to, as text."""
+    """Return the content of a style sheet, script or other file of this package that pages use."""
     return resources.files("toilfn.pages").joinpath("static").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -75,20 +75,20 @@ def _environment() -> Any:
 
 
 def _finalized(value: Any) -> Any:
-    """Escape control characters of texts that come from tasks."""
+    """Escape control characters in a text, which may come from a task."""
     if isinstance(value, Markup) or hasattr(value, "__html__") or not isinstance(value, str):
         return value
     return visible(value)
 
 
 def _log(text: str) -> str:
-    """Return a log as a terminal shows it: without colors, and with one line for each progress bar."""
+    """Return a log as a terminal would show it, without colors: of a progress bar, only its last state."""
     text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)", "", text)
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
 
 def _json(value: Any) -> str:
-    """Return JSON that can stand in an element of HTML."""
+    """Return JSON that can be put into an HTML element, with escaped angle brackets."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -108,11 +108,11 @@ def _ago(moment: float) -> str:
 
 
 _MOST_BOXES = 60
-"""Kinds beyond which a graph is not drawn: it would be too wide to read."""
+"""Maximum number of kinds of tasks in a graph; a larger graph is not drawn, since no one could read it."""
 
 
 class Host(NamedTuple):
-    """The workers of a host, added up. Times are in seconds."""
+    """The totals of all workers of a host. Times are in seconds."""
 
     name: str
     workers: int
@@ -123,15 +123,16 @@ class Host(NamedTuple):
 
 
 def run(view: RunView, window: charts.Window, base: str | None) -> dict[str, Any]:
-    """Return the values of the template of a run.
+    """Return the values for the template of a run's page.
 
     Parameters
     ----------
     view : RunView
+        The run.
     window : Window
-        The stretch of time that the timeline shows.
-    base : str
-        The URL of the run, for links; None in a report.
+        The part of the run that the timeline shows.
+    base : str or None
+        The URL of the run, for links; None for a report, which has no links.
     """
     whole = charts.whole(view)
     drawing = view.drawing()
@@ -150,7 +151,7 @@ def run(view: RunView, window: charts.Window, base: str | None) -> dict[str, Any
 
 
 def _zooms(window: charts.Window, whole: float) -> list[tuple[str, str, str]]:
-    """Return the stretches of time that links beside the timeline lead to."""
+    """Return the label, the start and the end of the window for each link beside the timeline."""
     quarter, middle = window.span / 4, (window.start + window.end) / 2
     found = [("Zoom in", middle - quarter, middle + quarter)]
     if window.span < whole:
@@ -162,7 +163,7 @@ def _zooms(window: charts.Window, whole: float) -> list[tuple[str, str, str]]:
 
 
 def details(view: RunView) -> dict[str, Any]:
-    """Return settings, versions, what it cost, and the hosts."""
+    """Return the settings, the versions, the resources used, and the hosts of a run."""
     with view.lock:
         view.refresh()
         fold = view.fold
@@ -199,7 +200,7 @@ def _hosts(workers: Iterable[Worker]) -> list[Host]:
 
 
 def as_json(view: RunView) -> dict[str, Any]:
-    """Return the details for programs."""
+    """Return the details as plain values, for JSON."""
     found, summary = details(view), view.summary()
     return {
         "name": PurePath(summary.workflow).name, "state": summary.state, "started": summary.started,
@@ -219,18 +220,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Write a page with the graph, a timeline, what was used, and what failed."""
+    """Write a page with the graph, a timeline, the resources used, and the failed tasks."""
     options.output.write_text(page(open_named(options)), encoding="utf-8")
     print(f"wrote {options.output}")
     return 0
 
 
 def page(store: Store) -> str:
-    """Build the HTML of a report, which needs nothing from elsewhere.
+    """Build the HTML of a report, with all its style sheets and scripts, so that it needs no other file.
 
     Parameters
     ----------
     store : Store
+        The store of the run.
     """
     view = RunView(lambda: store, Detail.CURVES)
     view.refresh()

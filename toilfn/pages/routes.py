@@ -1,4 +1,4 @@
-"""The pages of one run as routes of Starlette: where the run comes from, the dashboard and the server say."""
+"""The pages of one run, as routes of Starlette. The dashboard and the server pass functions that find the run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from toilfn.text import visible
 __all__ = ["RunPages", "answering", "events", "html", "same_origin", "statics"]
 
 _LOOK = 1.0
-"""Seconds between two looks for news."""
+"""Seconds between two checks for changes of a run."""
 _SILENCE = 15
-"""Looks without news after which a comment keeps the connection open."""
+"""The number of checks without a change after which a comment is sent, so that proxies keep the connection open."""
 _LONGEST_TAIL = 64 << 10
-"""Bytes of a log that a page shows."""
+"""The number of bytes at the end of a log that a page shows."""
 _ASSETS = {
     "htmx.min.js": "text/javascript", "uPlot.iife.min.js": "text/javascript", "pages.js": "text/javascript",
     "uPlot.min.css": "text/css", "pages.css": "text/css", "LICENSES.txt": "text/plain",
@@ -37,7 +37,7 @@ _ASSETS = {
 
 
 def html(template: str, code: int = 200, **values: Any) -> Any:
-    """Answer with a page."""
+    """Return a response with a rendered template."""
     from starlette.responses import HTMLResponse
 
     headers = {"content-security-policy": POLICY, "cache-control": "no-store"}
@@ -45,7 +45,7 @@ def html(template: str, code: int = 200, **values: Any) -> Any:
 
 
 def statics(base: str) -> list[Any]:
-    """Return the routes of style sheets and scripts."""
+    """Return the routes for style sheets and scripts."""
     from starlette.responses import Response
     from starlette.routing import Route
 
@@ -60,20 +60,20 @@ def statics(base: str) -> list[Any]:
 
 
 def same_origin(request: Any) -> bool:
-    """Return whether a request that changes something was sent by one of our own pages."""
+    """Return whether a request was sent by a page of this server; all others must not change anything (CSRF)."""
     origin = request.headers.get("origin")
     return origin is not None and urlsplit(origin).netloc == request.headers.get("host", "")
 
 
 def answering(make: Callable[[Any], Any], around: Callable[[Any], dict[str, Any]]) -> Callable[[Any], Any]:
-    """Build the handler of a page, which answers errors with a page, too.
+    """Build the handler for a page. If a `ToilfnError` is raised, the response is a page with the error.
 
     Parameters
     ----------
     make : callable
-        Returns the answer to a request; is called in a thread, unless it is a coroutine function.
+        Takes a request, and returns the response. It is called in a thread, unless it is a coroutine function.
     around : callable
-        Returns the values that each template needs.
+        Takes a request, and returns the values that every template needs.
     """
 
     async def handle(request: Any) -> Any:
@@ -89,20 +89,20 @@ def answering(make: Callable[[Any], Any], around: Callable[[Any], dict[str, Any]
 
 
 class RunPages:
-    """The pages of a run.
+    """The pages of a run. The methods take a request and the run, and return a response.
 
     Parameters
     ----------
     find : callable
-        Returns the run of a request, or raises `ToilfnError` if the run is unknown.
+        Takes a request, and returns the run. It raises `ToilfnError` if the run does not exist.
     base : callable
-        Returns the URL of the run's pages, without a slash at its end.
+        Takes a request, and returns the URL of the run's pages, without a slash at its end.
     static : str
-        The URL of the style sheets.
+        The URL of the style sheets and scripts.
     home : str
-        The URL of the page above.
+        The URL to which the link at the top of each page leads.
     kill : callable, optional
-        Stops the run of a request; without it, pages have no such button.
+        Takes a request, and stops the run. Without this function, pages have no button for it.
     """
 
     def __init__(
@@ -142,15 +142,15 @@ class RunPages:
         return {"base": self._base(request), "static": self._static, "home": self._home, "frozen": None, "site": None}
 
     def _shared(self, request: Any, view: RunView) -> dict[str, Any]:
-        mark = self.mark(request, view)  # first, so that news during the rest of the work cause another event
+        mark = self.mark(request, view)  # first, so that a change while the page is being rendered causes an event
         return {**self._around(request), "served": self.served(request), "mark": mark}
 
     def served(self, request: Any) -> Any:
-        """Return what a server knows about the run beside its store; None if there is no server."""
+        """Return the server's own record of the run, for subclasses of the server; None for the dashboard."""
         return None
 
     def mark(self, request: Any, view: RunView) -> str:
-        """Return what changes whenever the pages do."""
+        """Return a text that changes whenever the contents of the pages change."""
         return view.mark()
 
     def _run(self, request: Any, view: RunView) -> dict[str, Any]:
@@ -160,15 +160,15 @@ class RunPages:
         return {**report.run(view, window, self._base(request)), "actions": self._kill is not None}
 
     def overview(self, request: Any, view: RunView) -> Any:
-        """Answer with the page of the run."""
+        """Return the page of the run."""
         return html("run.html", **self._shared(request, view), **self._run(request, view))
 
     def part(self, request: Any, view: RunView) -> Any:
-        """Answer with the part of the page that changes."""
+        """Return the part of the run's page that changes while the run is running."""
         return html("parts/run.html", **self._shared(request, view), **self._run(request, view))
 
     def tasks(self, request: Any, view: RunView) -> Any:
-        """Answer with the table of tasks."""
+        """Return the page with the table of tasks."""
         query = Query.read(request.query_params)
         rows, count = view.tasks(query)
         links = {}
@@ -181,7 +181,7 @@ class RunPages:
                     pages=max(1, math.ceil(count / PAGE)))  # fmt: skip
 
     def task(self, request: Any, view: RunView) -> Any:
-        """Answer with the page of a task."""
+        """Return the page of a task."""
         row, found = view.task(request.path_params["task"])
         attempts, text = [], request.query_params.get("q", "")
         for attempt, record in found:
@@ -193,7 +193,7 @@ class RunPages:
         )
 
     def log(self, request: Any, view: RunView) -> Any:
-        """Answer with the log of an attempt, or with the part of it that the request wants."""
+        """Return the log of an attempt, or the range of it that the request asks for."""
         row, found = view.task(request.path_params["task"])
         number = request.path_params["attempt"]
         if not 0 < number <= len(found):
@@ -204,25 +204,25 @@ class RunPages:
         return file_answer(io.BytesIO(text), name, request.headers, as_text=True, download=name)
 
     def details(self, request: Any, view: RunView) -> Any:
-        """Answer with settings, versions and hosts."""
+        """Return the page with settings, versions and hosts."""
         return self._details(request, view, [], [])
 
     def _details(
         self, request: Any, view: RunView, facts: list[tuple[str, Any]], texts: list[tuple[str, str]]
     ) -> Any:  # fmt: skip
-        """Answer with details, and before them further facts and texts."""
+        """Return the page with details; `facts` come before the others."""
         found = report.details(view)
         found["details"] = [*facts, *found["details"]]
         return html("details.html", **self._shared(request, view), **found, summary=view.summary(), texts=texts)
 
     def details_json(self, request: Any, view: RunView) -> Any:
-        """Answer with the same as JSON."""
+        """Return the details as JSON."""
         from starlette.responses import Response
 
         return Response(json.dumps(report.as_json(view), indent=1, default=str), media_type="application/json")
 
     async def kill(self, request: Any) -> Any:
-        """Stop the run."""
+        """Stop the run, and redirect to its page."""
         from starlette.responses import PlainTextResponse, RedirectResponse
 
         assert self._kill is not None
@@ -232,12 +232,16 @@ class RunPages:
         return RedirectResponse(self._base(request) or "/", 303)
 
     async def events(self, request: Any) -> Any:
-        """Send an event when there is news; its id is the place in the log, so that a client continues from there."""
+        """Send an event whenever the pages have changed.
+
+        The id of an event is the mark of that state, so a client that connects again gets an event only if the pages
+        have changed meanwhile.
+        """
         view = await asyncio.to_thread(self._find, request)
         return events(request, lambda: self.mark(request, view))
 
     async def live(self, request: Any) -> Any:
-        """Send the lines that a running task prints."""
+        """Send the output of a task as events, until the task has ended."""
         view = await asyncio.to_thread(self._find, request)
         row, _ = await asyncio.to_thread(view.task, request.path_params["task"])
         return _stream(self._lines(request, view, row.id))
@@ -262,7 +266,7 @@ class RunPages:
 
 
 _FALLING = ("start", "duration", "cpu", "memory", "wait", "attempts")
-"""Columns that a first click sorts from the greatest to the least."""
+"""Columns that the first click sorts in descending order."""
 
 
 def _code(error: ToilfnError) -> int:
@@ -272,18 +276,18 @@ def _code(error: ToilfnError) -> int:
 
 
 def events(request: Any, mark: Callable[[], str]) -> Any:
-    """Answer with server-sent events: one whenever a mark changes, and the mark is its id."""
-    return _stream(_news(request, mark))
+    """Return a response with server-sent events: one whenever the result of `mark` changes, which is its id."""
+    return _stream(_changes(request, mark))
 
 
-async def _news(request: Any, look: Callable[[], str]) -> AsyncIterator[str]:
+async def _changes(request: Any, current_mark: Callable[[], str]) -> AsyncIterator[str]:
     known = request.headers.get("last-event-id") or request.query_params.get("after", "")
     known = known if known.isprintable() else ""
     yield f"retry: 2000\nid: {known}\n\n"
     silent = 0
     while not await request.is_disconnected():
         with suppress(ToilfnError):
-            mark = await asyncio.to_thread(look)
+            mark = await asyncio.to_thread(current_mark)
             silent += 1
             if mark != known:
                 known, silent = mark, 0

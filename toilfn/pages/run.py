@@ -1,4 +1,4 @@
-"""A run as its pages show it: the fold of its log, kept up to date while a user looks."""
+"""The data of a run's pages: a fold of the log, which each request brings up to date."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from toilfn.text import last_lines
 __all__ = ["Attempt", "Failed", "Query", "RunView", "Summary", "UnknownTaskError"]
 
 _FRESH = 0.7
-"""Seconds for which what was read is shown without looking again."""
+"""Seconds after reading the log during which it is not read again."""
 PAGE = 100
-"""Rows of the table of tasks."""
+"""Number of rows on one page of the table of tasks."""
 _FAILURES = 8
 _TAIL = 12
-"""Lines of a failed task's log that are shown at once."""
+"""Number of lines at the end of a failed task's log that the run's page shows."""
 SORTS = ("number", "name", "state", "attempts", "start", "duration", "cpu", "memory", "wait")
 
 
 class Summary(NamedTuple):
-    """The run in a few figures. Times are in seconds; moments since the epoch."""
+    """The most important figures of a run. Durations are in seconds, times in seconds since the epoch."""
 
     state: str
     """``running``, ``stopped``, ``empty``, or how the run ended."""
@@ -44,7 +44,7 @@ class Summary(NamedTuple):
     ended: float
     counts: Counter[State]
     remaining: float | None
-    """An estimate, or None if no finished task allows one."""
+    """The estimated time until the end of the run, or None before a task has finished."""
     leader: Holder | None
     is_led: bool
     outage: str
@@ -53,7 +53,7 @@ class Summary(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The number of tasks that are known."""
+        """The number of tasks that have been created so far."""
         return self.counts.total()
 
     @property
@@ -86,7 +86,7 @@ class Attempt(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A task that was given up, for reading."""
+    """A failed task, with the end of its log."""
 
     row: Row
     tail: str
@@ -98,7 +98,7 @@ class UnknownTaskError(InputError):
 
 
 class Query(NamedTuple):
-    """Which tasks the table shows."""
+    """The filter, the order and the page number of the table of tasks."""
 
     state: str = ""
     kind: str = ""
@@ -109,12 +109,12 @@ class Query(NamedTuple):
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> Query:
-        """Read a query from a URL.
+        """Parse a query from the fields of a URL.
 
         Raises
         ------
         InputError
-            If a value cannot be one.
+            If a value is invalid.
         """
         state, sort = fields.get("state", ""), fields.get("sort", "") or "number"
         if state and state not in {each.value for each in State}:
@@ -128,7 +128,7 @@ class Query(NamedTuple):
         return cls(state, fields.get("kind", ""), fields.get("q", ""), sort.lstrip("-"), descending, int(page))
 
     def fields(self) -> dict[str, str]:
-        """Return the fields of the URL, without those that are as they always are."""
+        """Return the fields for a URL, without those that have their default value."""
         sort = ("-" if self.descending else "") + self.sort
         found = {"state": self.state, "kind": self.kind, "q": self.text, "sort": sort, "page": str(self.page)}
         return {name: value for name, value in found.items() if value and (name, value) not in _PLAIN}
@@ -138,16 +138,22 @@ _PLAIN = (("sort", "number"), ("page", "1"))
 
 
 class RunView:
-    """A run, read again when it is looked at. Threads may share one.
+    """The newest run of a store; the methods read new records first. Threads may share a view.
 
     Parameters
     ----------
     open : callable
         Opens the store, or raises `StoreNotFoundError` if it does not exist yet.
     detail : Detail
-        How much is kept.
+        The amount of detail that the fold keeps.
     saved : SavedFold, optional
-        Where the fold is kept beyond this process, for runs whose log takes long to read.
+        A file from which to load the fold, and to which to save it when the run has ended. Then another process
+        need not read the whole log.
+
+    Attributes
+    ----------
+    fold : Fold
+        The state of the run. Hold `lock` while using it, since each request may add new records to it.
     """
 
     def __init__(
@@ -165,7 +171,7 @@ class RunView:
 
     @property
     def lock(self) -> threading.RLock:
-        """Is held while the fold is read from."""
+        """The lock that a thread must hold while it uses `fold`."""
         return self._lock
 
     @property
@@ -175,7 +181,7 @@ class RunView:
         Raises
         ------
         StoreNotFoundError
-            If there is none yet.
+            If the store does not exist yet.
         """
         if self._store is None:
             self._store = self._open()
@@ -183,11 +189,11 @@ class RunView:
 
     @property
     def size(self) -> int:
-        """How many tasks are held in memory."""
+        """The number of tasks that the fold holds in memory."""
         return self.fold.size
 
     def settle(self) -> None:
-        """Read the log a last time: the run no longer has a leader."""
+        """Read the log a last time, since the run has no leader now. Later calls of methods no longer read it."""
         with self._lock:
             if not self._is_settled:
                 self._looked = float("-inf")
@@ -214,12 +220,12 @@ class RunView:
             return self.fold.cursor
 
     def mark(self) -> str:
-        """Return what changes whenever the pages do: the place in the log, and whether there is a leader."""
+        """Return a text that changes with the pages: the position in the log, and whether a leader is alive."""
         with self._lock:
             return f"{self.refresh()}-{int(self._is_led)}"
 
     def summary(self) -> Summary:
-        """Return the run in a few figures."""
+        """Return the most important figures of the run."""
         with self._lock:
             self.refresh()
             fold, counts = self.fold, self.fold.counts()
@@ -238,7 +244,7 @@ class RunView:
             )  # fmt: skip
 
     def _remaining(self, counts: list[Counter[State]], state: str) -> float | None:
-        """Estimate the time until the end: the work that is left, at the speed so far."""
+        """Estimate the time until the end, in seconds: the remaining work at the speed so far."""
         fold = self.fold
         done = sum(kind.usage.sums.wall for kind in fold.kinds)
         attempts = sum(kind.usage.sums.attempts for kind in fold.kinds)
@@ -252,14 +258,17 @@ class RunView:
         return left * max(0.0, time.time() - fold.run.time) / done
 
     def kinds(self) -> list[tuple[Kind, Counter[State]]]:
-        """List the kinds of the newest run's tasks with their counts, those that took longest first."""
+        """Return the kinds of tasks of the newest run with the number of tasks in each state.
+
+        They are sorted by total wall time, longest first.
+        """
         with self._lock:
             self.refresh()
             both = [pair for pair in zip(self.fold.kinds, self.fold.counts(), strict=True) if pair[1]]
             return sorted(both, key=lambda pair: (-pair[0].usage.sums.wall, pair[0].number))
 
     def drawing(self) -> Drawing:
-        """Return the graph folded by kind."""
+        """Return the graph with one box for each kind of task."""
         with self._lock:
             fold = self.fold
             counts = fold.counts()
@@ -271,7 +280,7 @@ class RunView:
             return Drawing({node.label: node for node in nodes.values()})
 
     def failures(self) -> list[Failed]:
-        """Return the first tasks that were given up, with the ends of their logs."""
+        """Return the first failed tasks, with the ends of their logs."""
         with self._lock:
             self.refresh()
             rows = self.fold.rows(list(islice(self.fold.in_state(State.FAILED), _FAILURES)))
@@ -296,7 +305,7 @@ class RunView:
         yield self.store.payload(record.log)
 
     def tasks(self, query: Query) -> tuple[list[tuple[Row, Attempt | None]], int]:
-        """Return the rows of a page of the table, and how many tasks match in all."""
+        """Return the rows of a page of the table of tasks, and the number of all tasks that match."""
         with self._lock:
             self.refresh()
             numbers = self._matching(query)
@@ -343,7 +352,15 @@ class RunView:
         return None if last is None else self.attempt(last, row.attempts)
 
     def attempt(self, at: int, number: int = 0) -> Attempt:
-        """Return an attempt by its place among all of them."""
+        """Return an attempt.
+
+        Parameters
+        ----------
+        at : int
+            The index of the attempt among all attempts of the fold.
+        number : int
+            The number of the attempt among those of its task, from 1. For 0, the result has no id of the task.
+        """
         fold, kept = self.fold, self.fold.attempts
         task = kept.task[at]
         host, process = fold.worker(kept.worker[at])

@@ -1,4 +1,7 @@
-"""Files and logs as answers: whole or by ranges, in constant memory, also while they grow; and searching in them."""
+"""HTTP responses with files and logs, whole or in ranges, and the search in logs.
+
+They use constant memory, and work while a file grows.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +18,36 @@ _CHUNK = 256 << 10
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _LONGEST_LINE = 2000
 _MOST_LINES = 200
-"""Lines that a search shows."""
+"""Maximum number of lines that a search returns."""
 _MOST_SEARCHED = 256 << 20
-"""Bytes at the end of a log that are searched."""
+"""Maximum number of bytes at the end of a log that are searched."""
 
 
 class Found(NamedTuple):
     """The lines of a log that a search has found."""
 
     lines: list[tuple[int, str]]
-    """Each with its number, from 1."""
+    """Each line with its number, from 1."""
     is_cut: bool
     """Whether there are more."""
 
 
 def file_answer(file: BinaryIO, name: str, headers: Any, *, as_text: bool = False, download: str = "") -> Any:
-    """Return a response with a file, or with the part of it that a request's headers ask for.
+    """Return a response with a file, or with the range of it that a request's headers ask for.
 
     Parameters
     ----------
     file : binary file
-        Is closed in the end.
+        The file, which the response closes at its end.
     name : str
-        Its name.
+        The name of the file.
     headers : mapping
-        Of the request.
+        The headers of the request.
     as_text : bool
-        Whether it is a log, which a browser may show; what else there is, it only saves.
+        Whether the file is a log, which a browser may show. Browsers only save other files.
     download : str
-        The name under which a browser saves it, in letters that need no quotation; empty leaves it to the browser.
+        The name under which a browser saves the file, in characters that need no quoting. With an empty name, the
+        browser chooses one.
     """
     from starlette.responses import Response, StreamingResponse
 
@@ -79,7 +83,7 @@ async def _pieces(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
         while start < end:
             data = await asyncio.to_thread(file.read, min(_CHUNK, end - start))
             if not data:
-                return  # it was made shorter: the connection ends, and the client sees that
+                return  # the file has been truncated; the connection ends early, which the client notices
             start += len(data)
             yield data
     finally:
@@ -87,7 +91,14 @@ async def _pieces(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
 
 
 def tail(file: BinaryIO, size: int) -> tuple[str, bool]:
-    """Return the last bytes of a file as text, from the start of a line, and whether that is not the whole file."""
+    """Return the end of a file as text, from the start of a line, and whether the file is longer than that.
+
+    Parameters
+    ----------
+    file : binary file
+    size : int
+        Maximum number of bytes to return.
+    """
     whole = file.seek(0, os.SEEK_END)
     file.seek(max(0, whole - size))
     data = file.read(size)
@@ -97,7 +108,7 @@ def tail(file: BinaryIO, size: int) -> tuple[str, bool]:
 
 
 def search(file: BinaryIO, text: str) -> Found:
-    """Find the lines that contain a text, in any case. Of a very large file only the end is searched."""
+    """Find the lines that contain a text, ignoring case. Only the end of a very large file is searched."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_SEARCHED))
     wanted, found = text.lower(), list[tuple[int, str]]()
     for number, line in enumerate(_lines(file), 1):
@@ -109,7 +120,7 @@ def search(file: BinaryIO, text: str) -> Found:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """Iterate over lines; one without an end is cut, so that it does not fill the memory."""
+    """Iterate over lines. A very long line is split, so that it does not fill the memory."""
     pieces: Iterable[bytes] = iter(lambda: file.readline(_LONGEST_LINE), b"")
     begun = False
     for piece in pieces:

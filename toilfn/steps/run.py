@@ -1,4 +1,4 @@
-"""Run a shell step: its script, its environment (conda's too), its outputs."""
+"""Run a shell step: build its script, activate its container, conda environment or modules, and collect its outputs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from toilfn.worker.context import current
 __all__ = ["OUT", "STEP", "activated", "is_file"]
 
 OUT = "out"
-"""The name of a step's only output where it has no other."""
+"""The name of a step's output, if the step declares one output without a name."""
 
 _SCRIPT = ".toilfn-command.sh"
 _TAIL = 8192
-"""Bytes of standard error that are kept for an error."""
+"""Number of bytes at the end of standard error that are kept for an error message."""
 _LINES = 20
 _IN_CONTAINER = 'if command -v bash >/dev/null; then exec bash -euo pipefail "$1"; fi; exec sh -eu "$1"'
 _MODULES = """\
@@ -46,7 +46,7 @@ _MEBIBYTE = 2**20
 
 
 def _run(command: str, outputs: Any, surroundings: dict[str, Any], /, **values: Any) -> Any:
-    """Run a step's command; return what it made, or what it printed where no outputs are declared."""
+    """Run a step's command; return its output files, or its standard output if it declares no outputs."""
     paths = {} if outputs is None else _paths(outputs, values)
     for path in paths.values():
         if parent := os.path.dirname(path.rstrip("/")):
@@ -60,12 +60,12 @@ def _run(command: str, outputs: Any, surroundings: dict[str, Any], /, **values: 
     printed = _execute(template.script(words), template.shown(words), surroundings, values, capture=outputs is None)
     if outputs is None:
         return printed
-    made = {name: _made(name, path) for name, path in paths.items()}
+    made = {name: _collected(name, path) for name, path in paths.items()}
     return made if isinstance(outputs, Mapping) else made[OUT]
 
 
 STEP: Task[..., Any] = Task(_run, {"name": "shell", "version": "1"})
-"""The task of which every shell step is a call."""
+"""The task that runs a shell step; a call of any `ShellTask` is a call of this task."""
 
 
 def _limits() -> dict[str, Any]:
@@ -91,8 +91,8 @@ def _local_path(value: Any) -> str | None:
     return str(value.path()) if isinstance(value, (File, Directory)) else None
 
 
-def _made(name: str, path: str) -> Any:
-    """Return what a command has made at the path of an output."""
+def _collected(name: str, path: str) -> Any:
+    """Return the files or the directory that a command has created for an output."""
     if glob.has_magic(path):
         return [Path(found) for found in sorted(glob.glob(path, recursive=True))]
     if path.endswith("/"):
@@ -105,7 +105,7 @@ def _made(name: str, path: str) -> Any:
 
 
 def _execute(script: str, shown: str, surroundings: dict[str, Any], values: Mapping[str, Any], *, capture: bool) -> str:
-    """Run a script in the place that its step names, and return its standard output if it is captured."""
+    """Run a script in the step's container or environment; return its standard output, or "" if it is not captured."""
     image = surroundings.get("container")
     if image:
         Path(_SCRIPT).write_text(script)
@@ -132,7 +132,7 @@ def _execute(script: str, shown: str, surroundings: dict[str, Any], values: Mapp
 
 
 class _Tail:
-    """Passes the standard error of a process on to the task's log, and keeps its end."""
+    """Copies the standard error of a process to the task's log in a thread, and keeps the end of it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -148,7 +148,7 @@ class _Tail:
                 os.write(2, chunk)
 
     def end(self) -> str:
-        """Wait for the end, and return what was kept."""
+        """Wait until the process has closed its standard error, and return the last part of it."""
         self._thread.join()
         return self._kept.decode(errors="replace")
 
@@ -166,7 +166,7 @@ def _in_container(
     from toilfn.containers.images import choose
 
     engine = surroundings.get("engine")
-    mode = "rw" if choose(engine).name == "udocker" else "ro"  # udocker protects nothing, and refuses to be asked
+    mode = "rw" if choose(engine).name == "udocker" else "ro"  # udocker has no read-only volumes
     try:
         printed = docker(
             image, ["sh", "-c", _IN_CONTAINER, "sh", _SCRIPT], entrypoint=None, engine=engine, text=True,
@@ -182,7 +182,7 @@ def _in_container(
 
 
 def _outside(value: Any) -> list[str]:
-    """List the paths among values that are not in the task's own directory, which the container has anyway."""
+    """List the absolute paths among values, to mount them; the task's own directory is always mounted."""
     if isinstance(value, Mapping):
         return list(dict.fromkeys(path for item in value.values() for path in _outside(item)))
     if isinstance(value, (list, tuple)):
@@ -195,18 +195,18 @@ _DONE = ".toilfn-complete"
 
 
 def is_file(environment: str) -> bool:
-    """Return whether an environment is described by a file, not named."""
+    """Return whether an environment is given as a description file, not as a name or a directory."""
     return environment.endswith((".yml", ".yaml"))
 
 
 def activated(environment: Any) -> list[str]:
-    """Return the words before a command that has it run in an environment.
+    """Return the words to put before a command, so that it runs in a conda environment.
 
     Parameters
     ----------
     environment : str or Path
-        A file that describes the environment, which is made if this machine has not made it yet; or the name or the
-        directory of one that exists.
+        A file that describes the environment, which is created unless this machine has already done so, or the name or
+        the directory of an existing environment.
 
     Raises
     ------
@@ -223,12 +223,12 @@ def activated(environment: Any) -> list[str]:
 
 
 def _environment_of(program: str, file: Path) -> Path:
-    """Return the directory of the environment that a file describes; make it if it is not there."""
+    """Return the directory of the environment that a file describes, and create the environment if necessary."""
     content = file.read_bytes()
     base = Path(os.environ.get("TOILFN_CONDA") or base_dir() / "conda")
     base.mkdir(parents=True, exist_ok=True)
     place = base / blake2b(content, digest_size=16).hexdigest()
-    with open(f"{place}.lock", "w") as lock:  # tasks that need the same one wait for the first of them
+    with open(f"{place}.lock", "w") as lock:  # only one task creates the environment; others wait for it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / _DONE).exists():
             shutil.rmtree(place, ignore_errors=True)

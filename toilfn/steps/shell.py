@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ShellTask", "shell"]
 
 _LIMITS = ("cores", "memory_mb")
-"""Placeholders that stand for what the task may use."""
+"""Placeholders for the resources that the task may use."""
 
 
 def shell(
@@ -35,22 +35,24 @@ def shell(
     modules: str | Sequence[str] = (),
     **options: Unpack[TaskOptions],
 ) -> ShellTask:
-    """Turn a shell command into a task; its placeholders are the parameters.
+    """Turn a shell command into a task whose parameters are the placeholders in the command.
 
-    A value is quoted for the shell, whatever characters it has: write ``{reads}`` without quotes around it. Paths and
-    files become local paths, and a list becomes one word for each item. The command runs with ``bash -euo pipefail``
-    in an empty directory; a container without bash uses its ``sh -eu``. When it fails, the end of its standard error
-    is in the error.
+    toilfn quotes values for the shell, so write ``{reads}`` without quotes around it. Paths and files become local
+    paths, and a list becomes one word for each item. The command runs with ``bash -euo pipefail`` in an empty
+    directory; in a container without bash, it runs with ``sh -eu``. If it fails, the error contains the end of its
+    standard error.
 
     Parameters
     ----------
     command : str
         The command, with placeholders such as ``{reads}``; ``{reads.name}``, ``{reads.stem}`` and
-        ``{reads.suffix}`` are parts of a file's name. ``{cores}`` and ``{memory_mb}`` are what the task may use.
-        Braces of the shell's own are doubled: ``awk '{{print $1}}'``.
+        ``{reads.suffix}`` are parts of a file's name. ``{cores}`` is the number of cores that the task may use,
+        rounded up, and ``{memory_mb}`` its memory in MiB. Double the braces that are meant for the shell:
+        ``awk '{{print $1}}'``.
     outputs : str or mapping, optional
-        The file that the command makes, called ``{out}`` in the command; or several, by their names. A path may have
-        placeholders of the inputs, ends with a slash for a directory, or is a pattern (``*.txt``) for a list of files.
+        The path of the file that the command creates, which is ``{out}`` in the command; or a mapping of names to
+        paths. A path may contain placeholders of inputs. A slash at its end means a directory, and a pattern such as
+        ``*.txt`` means a list of files.
     container : str, optional
         The image in which the command runs, as for `docker`.
     engine : str, optional
@@ -71,7 +73,7 @@ def shell(
     Raises
     ------
     InputError
-        If a placeholder cannot be read, or is where its value could not be passed safely.
+        If a placeholder is malformed, or is at a place where its value could not be quoted safely.
 
     Examples
     --------
@@ -93,13 +95,14 @@ def shell(
 
 
 class ShellTask:
-    """A shell command whose calls are tasks of a graph: what `shell` returns.
+    """A shell command whose calls are tasks of a graph. `shell` returns it.
 
     Attributes
     ----------
     command : str
+        The command, with its placeholders.
     name : str
-        By default the first word of the command.
+        The name of its tasks; by default the first program in the command.
     inputs : tuple of str
         The names of the parameters, in the order of the placeholders.
     """
@@ -127,7 +130,7 @@ class ShellTask:
         self._task = STEP.options(**{**self._late(options), "name": self.name})
 
     def _check_unused(self, unused: list[str], named: Mapping[str, str]) -> None:
-        """Refuse an output that the command does not mention: by its placeholder or by its path."""
+        """Refuse an output if the command contains neither its placeholder nor its path."""
         missing = [name for name in unused if named[name].rstrip("/") not in self.command]
         if missing:
             raise InputError(
@@ -136,12 +139,12 @@ class ShellTask:
             )
 
     def _late(self, options: dict[str, Any]) -> Any:
-        """Let functions that compute a requirement take the inputs alone."""
+        """Wrap functions that compute a requirement, so that they get only the inputs."""
         later = task_options.dynamic(options)
         return {**options, **{name: _of_inputs(value) for name, value in later.items()}}
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:
-        """Build a promise of what the command makes or prints."""
+        """Return the promise of the outputs, or of the standard output of a command that declares no outputs."""
         if len(args) > len(self.inputs):
             raise TypeError(
                 f"task {self.name}: takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), not {len(args)}"
@@ -182,7 +185,7 @@ def _of_inputs(requirement: Any) -> Any:
 
 
 class _Requirement:
-    """A function of a step's inputs, as a function of the arguments of its task."""
+    """Calls a function of a step's inputs with the arguments of `STEP`, which include the inputs."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -193,7 +196,7 @@ class _Requirement:
 
 
 def _first_word(command: str) -> str:
-    """Return the name of the program that comes first in a command."""
+    """Return the name of the first program in a command."""
     for word in command.split():
         name = os.path.basename(word)
         if re.fullmatch(r"[A-Za-z][\w.+-]*", name):

@@ -1,7 +1,7 @@
-"""The text of a shell step: placeholders in it, and the script that it becomes.
+"""Templates of shell commands: parse the placeholders, and build a script for some values.
 
-A value never becomes part of the command's text. The script sets a variable to it, and the placeholder becomes that
-variable in quotes; so no value, whatever characters it has, is read as code by the shell.
+A value never becomes part of the command's text. The script assigns the value to a variable, and has that variable in
+quotes instead of the placeholder. So the shell never interprets a value as code, whatever characters it contains.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from toilfn.errors import InputError
 __all__ = ["Field", "Template", "text_of"]
 
 _FIELD = re.compile(r"([A-Za-z_]\w*)(?:\.(name|stem|suffix))?")
-_BRACES = "write {{ and }} for braces that are the shell's own"
+_BRACES = "write {{ and }} for braces that are meant for the shell"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Field:
     part : str
         ``"name"``, ``"stem"`` or ``"suffix"`` of a file; empty for the whole value.
     is_quoted : bool
-        Whether it stands between double quotes.
+        Whether the placeholder is between double quotes.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Template:
     ----------
     text : str
     is_shell : bool
-        Whether a shell reads it: then placeholders must be where the shell replaces variables.
+        Whether the text is a shell command. Then placeholders must be at places where the shell expands variables.
 
     Raises
     ------
     InputError
-        If a placeholder cannot be read, or is where its value could not be passed safely.
+        If a placeholder is malformed, or is at a place where its value could not be quoted safely.
     """
 
     def __init__(self, text: str, *, is_shell: bool = True) -> None:
@@ -64,19 +64,19 @@ class Template:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the placeholders, in order, each once."""
+        """The names of the placeholders without duplicates, in the order of their first use."""
         return tuple(dict.fromkeys(piece.name for piece in self._pieces if isinstance(piece, Field)))
 
     def filled(self, value: Callable[[Field], list[str]]) -> str:
-        """Return the text with one value for each placeholder, as it is: for names of files."""
+        """Return the text with each placeholder replaced by its unquoted value; for paths of outputs."""
         return "".join(piece if isinstance(piece, str) else " ".join(value(piece)) for piece in self._pieces)
 
     def shown(self, value: Callable[[Field], list[str]]) -> str:
-        """Return the text with quoted values, as someone could type it: for messages."""
+        """Return the text with quoted values, as a user could type it in a shell; for messages."""
         return "".join(piece if isinstance(piece, str) else shlex.join(value(piece)) for piece in self._pieces)
 
     def script(self, value: Callable[[Field], list[str]]) -> str:
-        """Return the script: variables with the values, then the text with these variables."""
+        """Return the script: it assigns the values to variables, and then runs the command with these variables."""
         variables: dict[str, str] = {}
         body = "".join(
             piece if isinstance(piece, str) else _variables(piece, value, variables) for piece in self._pieces
@@ -94,23 +94,23 @@ def _variables(field: Field, value: Callable[[Field], list[str]], variables: dic
     names = []
     for word in words:
         if "\0" in word:
-            raise InputError(f"{field} contains a NUL character, which no command can be passed")
+            raise InputError(f"{field} contains a NUL character, which cannot be part of a command")
         names.append(f"toilfn_{len(variables) + 1}")
         variables[names[-1]] = word
     return f"${{{names[0]}}}" if field.is_quoted else " ".join(f'"${{{name}}}"' for name in names)
 
 
 def text_of(value: Any, field: Field, path: Callable[[Any], str | None]) -> list[str]:
-    """Return the words that stand for a value.
+    """Convert a value to the words that replace a placeholder.
 
     Parameters
     ----------
     value : object
         A str, a number, a path, a `File` or `Directory`, None for no word, or a list of these.
     field : Field
-        Where it is needed, for the part and the error.
+        The placeholder, whose `part` selects a part of a file's name, and which errors name.
     path : callable
-        Returns the local path of a `File` or `Directory`, and None of anything else.
+        Returns the local path of a `File` or `Directory`, and None for any other object.
 
     Raises
     ------
@@ -157,23 +157,27 @@ def _pieces(text: str, quotes: _Quotes | None) -> Iterator[str | Field]:
 
 
 class _Quotes:
-    """Follows a shell's quoting through a text."""
+    """Tracks the quoting of a shell while it reads a command from left to right."""
 
     def __init__(self) -> None:
         self._open = [""]
-        """The constructs around this place: a quote, a backquote, ``#``, ``((`` or ``(``; ``""`` outside of all."""
+        """The open constructs at the current position, outermost first: a quote, a backquote, ``#``, ``((`` or ``(``.
+
+        The first entry, ``""``, stands for the text outside of all of them.
+        """
         self._last = ""
         self._document = False
-        """Whether a here-document was announced, and then begun by the end of its line."""
+        """Whether ``<<`` has been read."""
         self._begun = False
+        """Whether a here-document has begun, at the end of the line with ``<<``."""
 
     @property
     def is_double(self) -> bool:
-        """Whether this place is between double quotes."""
+        """Whether the current position is between double quotes."""
         return self._open[-1] == '"'
 
     def refused(self) -> tuple[str, str] | None:
-        """Return why a placeholder cannot stand here, and what to do instead."""
+        """Return why a placeholder is not possible at the current position, and a hint; None if it is possible."""
         place = self._open[-1]
         if place in ("'", "$'"):
             return "is between single quotes", "leave the quotes out: toilfn quotes the value"
@@ -188,14 +192,14 @@ class _Quotes:
         return None
 
     def read(self, literal: str) -> None:
-        """Go on to the end of a text without placeholders."""
+        """Read a text without placeholders, up to its end."""
         position = 0
         while position < len(literal):
             position += self._step(literal, position)
         self._last = literal[-1:] if not literal.endswith("\\$") else ""
 
     def _step(self, text: str, at: int) -> int:
-        """Read what is at a place; return how many characters that was."""
+        """Read the construct at an index of a text; return its number of characters."""
         place, letter = self._open[-1], text[at]
         before = text[at - 1] if at else self._last
         if place == "'" or place == "#":
@@ -225,7 +229,7 @@ class _Quotes:
         return 1 if place == '"' else self._outside(text, at, before)
 
     def _outside(self, text: str, at: int, before: str) -> int:
-        """Read what has a meaning outside of quotes only."""
+        """Read a construct that has a meaning only outside of quotes; return its number of characters."""
         place, letter = self._open[-1], text[at]
         if text.startswith("$'", at):
             self._open.append("$'")
