@@ -50,16 +50,18 @@ class SlurmSettings(JobSettings, total=False):
         Partition of jobs with accelerators.
     preemptible_partition : str
         Partition of preemptible jobs.
-    qos, gpu_qos : str
-        Quality of service of all jobs, and of jobs with accelerators.
+    qos : str
+        Quality of service of jobs.
+    gpu_qos : str
+        Quality of service of jobs with accelerators. Default: that of the other jobs.
     constraint : str
         Features that nodes must have.
     memory_per : str
         Unit of memory requests: ``"node"`` (the default), ``"cpu"``, or ``"none"`` to request no memory.
     exclusive : bool
-        Whether each job gets a node of its own, with the memory that it requests.
+        Whether each job gets a whole node, but only the memory that it requests.
     whole_node : bool
-        Whether each job gets a node of its own, with all memory of the node.
+        Whether each job gets a whole node with all its memory.
     signal : str
         Signal to send before the time limit, such as ``"B:TERM@60"``.
     clusters : str

@@ -86,8 +86,10 @@ class TESSettings(ContainerSettings, total=False):
     endpoint : str
         URL of the server, such as ``"https://tes.example.org"``; ``/ga4gh/tes/v1`` is appended unless its path ends in
         ``/v1``. Default: ``TOILFN_TES_ENDPOINT``, else ``http://localhost:8000``.
-    user, password : str
-        User and password for basic authentication. Default: ``TOILFN_TES_USER`` and ``TOILFN_TES_PASSWORD``.
+    user : str
+        User for basic authentication. Default: ``TOILFN_TES_USER``.
+    password : str
+        Password for basic authentication. Default: ``TOILFN_TES_PASSWORD``.
     bearer_token : str
         Token for bearer authentication. Default: ``TOILFN_TES_BEARER_TOKEN``. ``"file:PATH"`` names a file that is read
         for each request, so that the token can be renewed during a run.

@@ -90,6 +90,7 @@ class Engine:
         context.tmp_outdir_prefix = f"{self.shared or directory}{os.sep}out-"
         context.mutation_manager = MutationManager()
         context.secret_store = Sealed()
+        # cwltool needs this lock for tools that run in parallel in one process; here, each task has its own context.
         context.workflow_eval_lock = threading.Condition(threading.RLock())
         return context
 

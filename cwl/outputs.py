@@ -87,6 +87,8 @@ _LONGEST_NAME = 255
 class Checksums:
     """Computes the checksums of output files, several at a time, while others are copied.
 
+    Only the thread that delivers the outputs calls the methods, so `_known` needs no lock; the pool runs `_sha1`.
+
     Parameters
     ----------
     outputs : mapping

@@ -16,6 +16,8 @@ __all__ = ["Traffic", "counted"]
 class Traffic:
     """The reads and writes of a store by one process.
 
+    Threads update the counts without a lock. A count may be lost in a race, which does not matter for metrics.
+
     Attributes
     ----------
     operations : Counter

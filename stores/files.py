@@ -469,7 +469,7 @@ def _copy_hashed(source: BinaryIO, target: BinaryIO, hasher: Hasher, *, sync: bo
         while piece := source.read(_PIECE):
             written = pool.submit(target.write, piece)
             hasher.update(piece)
-            written.result()
+            written.result()  # the next piece must not be written before this one
             if sync and (flushed is None or flushed.done()):
                 if flushed is not None:
                     flushed.result()  # the system reports a write error only once, so none may be ignored

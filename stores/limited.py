@@ -61,6 +61,7 @@ def limited(
         except BaseException as error:
             ended.put((None, error))
 
+    # Not a thread of a pool: at exit, Python would wait for a pool whose call never returns.
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(call,), name="toilfn-driver", daemon=True).start()
     seen, since = progress(), time.monotonic()

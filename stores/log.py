@@ -104,7 +104,8 @@ class Log:
         self._store_id = store_id
         # The next four belong together: `_next` is the number after the last segment that this object has read or
         # written, `_last_writer` wrote that segment, and `_fences` has the first segment of each writer up to there.
-        # They change under `_writing` only. It is reentrant because an append may have to read the log first.
+        # They change under `_writing` only. It is reentrant because an append may have to read the log first. The lock
+        # of `_cache` may be taken while `_writing` is held, never the other way round.
         self._next: int | None = None
         self._last_writer = ""
         self._fences: set[int] = set()

@@ -64,6 +64,8 @@ class FsspecObjects(Objects):
         self._root = root.rstrip("/")
         self.url = url
         in_memory = fs.protocol == "memory"
+        # `_do` holds the lock during a call, which may contain other calls, so it is reentrant. For the same reason,
+        # `_limited` calls the memory file system in this thread: another thread would wait for the lock forever.
         self._lock: AbstractContextManager[object] = _MEMORY_LOCK if in_memory else nullcontext()
         self._in_memory = in_memory
         self.parallel = 1 if in_memory else 16

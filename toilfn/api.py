@@ -329,6 +329,7 @@ class Run:
     def __init__(self, run: WorkflowRun, work: Callable[[], Any]) -> None:
         self._workflow_run = run
         self._work = work
+        # The thread sets these before it ends; other threads read them only after it has ended, so they need no lock.
         self._value: Any = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="toilfn-leader", daemon=True)
@@ -363,7 +364,7 @@ class Run:
         Returns
         -------
         object
-            What `compute` would have returned.
+            The value or values that `compute` would have returned.
 
         Raises
         ------

@@ -66,8 +66,10 @@ class AWSBatchSettings(ContainerSettings, total=False):
         Name or ARN of a job queue with spot instances.
     region : str
         AWS region. Default: ``TOILFN_AWS_BATCH_REGION``, else the one that botocore finds.
-    profile, endpoint_url : str
-        Profile with the credentials, and URL of the services if they are not Amazon's.
+    profile : str
+        Profile with the credentials, as in ``~/.aws/config``.
+    endpoint_url : str
+        URL of the services, if they are not Amazon's.
     job_role_arn : str
         IAM role of the jobs, which gives them access to the store; ``ecs-tasks.amazonaws.com`` must be able to assume
         it. Default: ``TOILFN_AWS_BATCH_JOB_ROLE_ARN``.

@@ -71,13 +71,15 @@ class JobSettings(TypedDict, total=False):
         Additional directives, without the system's prefix (``"--reservation=mine"`` for Slurm).
     job_directives_skip : sequence of str
         Directives of toilfn that contain one of these texts are left out.
-    job_script_prologue, job_script_epilogue : sequence of str
-        Shell lines to run before and after the worker.
+    job_script_prologue : sequence of str
+        Shell lines to run before the worker.
+    job_script_epilogue : sequence of str
+        Shell lines to run after the worker.
     log_directory : str
         A folder shared by leader and nodes, for scripts and output. Default: the run's setting ``batch_logs``, else
         ``jobs`` in a store on a file system, else a folder in the home directory.
     keep_output : bool
-        Whether to keep what jobs print outside of tasks until the jobs end successfully. Default: the run's setting
+        Whether to keep the output of jobs outside of tasks until the jobs end successfully. Default: the run's setting
         ``keep_batch_logs``.
     python : str
         Python interpreter on the nodes. Default: the leader's.

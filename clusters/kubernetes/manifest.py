@@ -71,9 +71,11 @@ class KubernetesSettings(TypedDict, total=False):
         Additional environment variables. For secrets, use `secret_env` instead.
     secret_env : sequence of str
         Kubernetes secrets. Each of their keys becomes an environment variable, such as ``AWS_ACCESS_KEY_ID``.
-    secrets, config_maps : mapping of str to str
-        Folders to create in the pods, each with the secret or config map whose keys become its files, such as
+    secrets : mapping of str to str
+        Folders to create in the pods, each with the secret whose keys become its files, such as
         ``{"/root/.aws": "aws-credentials"}``.
+    config_maps : mapping of str to str
+        Folders to create in the pods, each with the config map whose keys become its files.
     host_path : str
         A folder on the nodes, created if missing, in which the pods of a node share a file cache. It is mounted at the
         run's `work_dir`, by default ``/var/lib/toilfn``, instead of a volume that is deleted with the pod.
@@ -83,8 +85,10 @@ class KubernetesSettings(TypedDict, total=False):
         Kubernetes secrets for pulling private images.
     security_context : mapping
         ``securityContext`` of the container, such as ``{"privileged": True}``.
-    labels, annotations : mapping of str to str
-        Additional labels and annotations of jobs and pods.
+    labels : mapping of str to str
+        Additional labels of jobs and pods.
+    annotations : mapping of str to str
+        Additional annotations of jobs and pods.
     pod_template : mapping or str
         A pod template, or the path of a YAML file with one, to merge into the generated template. Mappings are merged;
         lists of named items are merged by name, so that a container named ``worker`` changes the generated one; other
@@ -106,8 +110,10 @@ class KubernetesSettings(TypedDict, total=False):
         How long Kubernetes keeps a job that ended while no leader was running. Default: a day.
     walltime : str or float
         Time limit of jobs whose tasks have no walltime, such as ``"2h"``.
-    job_script_prologue, job_script_epilogue : sequence of str
-        Shell lines to run before and after the worker.
+    job_script_prologue : sequence of str
+        Shell lines to run before the worker.
+    job_script_epilogue : sequence of str
+        Shell lines to run after the worker.
     python : str
         Python interpreter in the image. Default: ``python3``.
     shell : str

@@ -341,8 +341,10 @@ class LocalSettings(TypedDict, total=False):
     ----------
     cores : float
         Cores to use on this machine. Default: all that this process may use.
-    memory, disk : str or float
-        Memory and disk space to use on this machine, such as ``"8G"``. Default: all memory and all free disk space.
+    memory : str or float
+        Memory to use on this machine, such as ``"8G"``. Default: all memory.
+    disk : str or float
+        Disk space to use on this machine, such as ``"100G"``. Default: all free disk space.
     watch_memory : bool
         Whether to kill a task that uses more memory than it requested. Default: true.
     """

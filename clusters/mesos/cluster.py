@@ -127,8 +127,10 @@ class MesosSettings(ContainerSettings, total=False):
     framework_id : str
         Id of a framework to continue. Default: ``TOILFN_MESOS_FRAMEWORK_ID``, else the one an earlier leader saved in
         the store.
-    principal, secret : str
-        Principal and secret for basic authentication. Default: ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
+    principal : str
+        Principal for basic authentication. Default: ``TOILFN_MESOS_PRINCIPAL``.
+    secret : str
+        Secret for basic authentication. Default: ``TOILFN_MESOS_SECRET``.
     user : str
         The user as whom jobs run on the nodes. Default: the current user.
     attributes : mapping of str to str

@@ -161,6 +161,8 @@ class RunView:
     ) -> None:  # fmt: skip
         self._open = open
         self._saved = saved
+        # Protects all attributes below, and is reentrant, since methods call each other. It is also held while the log
+        # is read: then a second request waits for the new records instead of reading them, too.
         self._lock = threading.RLock()
         self._store: Store | None = None
         self._looked = float("-inf")
