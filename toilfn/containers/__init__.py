@@ -1,1 +1,1 @@
-"""Programs in containers: `toilfn.docker`, on whichever engine this machine has."""
+"""Programs in containers: `toilfn.docker`, with the container engine of this machine."""

@@ -47,60 +47,63 @@ def docker(
 ) -> Any:
     """Run a program in a container, with the task's cores, memory and accelerators.
 
-    The task's `temp_dir` is mounted at the same path, so paths in it mean the same inside and outside. The
-    container is removed when its program ends, when the task fails, and also when the worker is killed.
+    The task's `temp_dir` is mounted at the same path, so paths in it are the same inside and outside the container.
+    The container is removed when its program ends, when the task fails, and also when the worker is killed.
 
     Parameters
     ----------
     image : str
-        As the engine knows it; for Singularity and Apptainer also a file. It is pulled once for each machine.
+        Name of the image, or for Singularity and Apptainer also a file. An image is pulled once for each machine.
     args : list of str, list of lists, or str
-        Arguments of the image's entrypoint; several programs as a pipeline, which fails when one of them does;
-        or one line for the container's ``sh -c``, which no other shell reads.
+        A list of strings: arguments of the entrypoint. A list of lists: several programs that form a pipeline, which
+        fails if one of them fails. A string: a command line for ``sh -c`` in the container; no shell outside the
+        container interprets it.
     entrypoint : str or list of str, optional
-        Run instead of the image's own.
+        The program to run. Default: the entrypoint of the image.
     working_dir : path, optional
-        Where in the container the program starts; by default `temp_dir`.
+        The working directory in the container. Default: `temp_dir`.
     volumes : mapping, optional
-        Further paths that the container sees: path here -> path there, or -> (path there, "ro") to protect it, which
-        udocker cannot.
+        Additional paths to mount, as a mapping of paths on this machine to paths in the container. A value may be a
+        tuple ``(path, "ro")`` for a read-only mount, which udocker does not support.
     env : mapping, optional
-        Environment variables of the container; it has none of the task's own.
+        Environment variables of the container. It does not inherit those of the task.
     user : str, optional
-        Name or ``uid:gid`` in the container; by default whoever runs the task.
+        Name or ``uid:gid`` in the container. Default: the user who runs the task.
     stdin : path, optional
-        A file to read; like the two below, relative to `temp_dir`.
+        A file for standard input. Like the two below, it is relative to `temp_dir`.
     stdout : path, optional
-        A file for standard output, instead of returning it.
+        A file for standard output, which is then not returned.
     stderr : path or subprocess.STDOUT, optional
-        A file for standard error, or to have it in standard output; by default it goes to the task's log.
+        A file for standard error, or ``subprocess.STDOUT`` to merge it into standard output. Default: the task's log.
     text : bool
-        Whether output is returned as str, decoded as UTF-8.
+        Whether to return output as str, decoded as UTF-8, instead of bytes.
     stream : bool
-        Whether to return an iterator over the lines of standard output. The container starts when the first one is
-        requested; errors come after the last one.
+        Whether to return an iterator over the lines of standard output. The container starts when the first line is
+        requested. Errors are raised after the last line.
     detach : bool
-        Whether to return at once, with a `Container`. Docker and podman only.
+        Whether to return a `Container` at once, while it runs. Only Docker and Podman support this.
     on_end : {"kill", "stop", "leave"}
-        The fate of a detached container at the end of the attempt.
+        What to do with a detached container at the end of the attempt.
     name : str, optional
         The container's name.
     engine : {"docker", "podman", "apptainer", "singularity", "udocker"}, optional
-        By default that in the environment variable ``TOILFN_CONTAINER_ENGINE``, else the first of these that works.
+        The container engine. Default: the environment variable ``TOILFN_CONTAINER_ENGINE``, else the first of these
+        that works.
     options : list of str
-        Flags that the engine gets as they are, such as ``["--network", "none"]``.
+        Additional options for the engine's command, such as ``["--network", "none"]``.
 
     Returns
     -------
     bytes, str, Path, iterator of these lines, or Container
-        Standard output, or what the parameters say instead; the path of `stdout` where that is given.
+        Standard output; with `stdout`, the path of that file; with `stream`, an iterator over lines; with `detach`, the
+        container.
 
     Raises
     ------
     InputError
-        If something cannot be asked of this engine.
+        If the engine does not support a parameter.
     ContainerError
-        If no engine works here, the image cannot be pulled, or the exit status is not 0.
+        If no engine works on this machine, the image cannot be pulled, or the exit status is not 0.
     ContainerMemoryError
         If the container was killed, most likely at the task's memory limit.
     """
@@ -127,7 +130,7 @@ def _in_task(
     working_dir: AnyPath | None,
     volumes: Mapping[AnyPath, AnyPath | tuple[AnyPath, str]],
 ) -> Request:
-    """Add the task's directory and its share of the machine."""
+    """Return the request with the task's directory and its share of the machine."""
     place = os.fspath(context.temp_dir)
     return replace(
         request,
@@ -168,7 +171,7 @@ def _foreground(context: Context, engine: Engine, request: Request, streams: Str
             removal.run()
         raise
     if removal is not None:
-        removal.cancel()  # the engine has removed it
+        removal.cancel()  # the engine has removed the container
 
 
 def _output(run: AbstractContextManager[RunningProgram], path: Path | None, *, text: bool) -> bytes | str | Path:
@@ -222,22 +225,23 @@ _ENDS: dict[str, Callable[[str, str], None] | None] = {"kill": _remove, "stop": 
 Word: TypeAlias = "str | os.PathLike[str] | int | float"
 
 Arguments: TypeAlias = "str | Sequence[Word] | Sequence[Sequence[Word]]"
-"""A line for the shell, a program's arguments, or the commands of a pipeline."""
+"""A command line for a shell, the arguments of a program, or the commands of a pipeline."""
 
 _PIPELINE = """\
 if command -v bash >/dev/null; then exec bash -c "set -eo pipefail; $1"; fi
 set -eo pipefail; eval "$1"
 """
-"""Not every sh knows pipefail; bash does, and so does the sh of images that are too small for bash."""
+"""A shell script that runs the pipeline in its argument. Not every ``sh`` supports pipefail. bash does, and so does the
+``sh`` of busybox, which images without bash usually have."""
 
 
 def command(args: Arguments, entrypoint: Word | Sequence[Word] | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the entrypoint (None for the image's own) and what follows it.
+    """Return the entrypoint (None for that of the image) and its arguments.
 
     Raises
     ------
     InputError
-        If a shell is needed and an entrypoint is given too, or something is not a word.
+        If a shell is needed but an entrypoint is given, or an argument is not a string, a path or a number.
     """
     if isinstance(args, str):
         return _shell(entrypoint, args)
@@ -276,21 +280,21 @@ def _word(value: object) -> str:
 
 
 class Container:
-    """A container by its name. Tasks on the same machine may pass it to each other.
+    """A handle of a container. Tasks on the same machine may pass it to each other.
 
     Parameters
     ----------
     name : str
-        The choice of `toilfn.docker`.
+        The container's name, as in `toilfn.docker`.
     engine : str, optional
-        Docker or podman; the default is that of `toilfn.docker`.
+        Docker or Podman. Default: as for `toilfn.docker`.
 
     Raises
     ------
     InputError
-        If the engine's containers have no names.
+        If containers of this engine have no names.
     ContainerError
-        If no engine works here.
+        If no engine works on this machine.
     """
 
     def __init__(self, name: str, engine: str | None = None) -> None:
@@ -305,12 +309,12 @@ class Container:
 
     @property
     def is_running(self) -> bool | None:
-        """Whether it runs; None if the container does not exist."""
+        """Whether the container is running; None if it does not exist."""
         done = _run(self._engine.inspect(self.name, ".State.Running"))
         return None if done.returncode else done.stdout.strip() == b"true"
 
     def wait(self) -> int:
-        """Wait for its end; return the exit status.
+        """Wait until the container has ended, and return its exit status.
 
         Raises
         ------
@@ -330,7 +334,7 @@ class Container:
         return self._do("logs", self.name)
 
     def kill(self) -> None:
-        """Kill it, if it runs.
+        """Kill the container if it is running.
 
         Raises
         ------
@@ -341,7 +345,7 @@ class Container:
             self._do("kill", self.name)
 
     def stop(self, patience: int = 10) -> None:
-        """Ask it to end, and kill it if it has not after so many seconds.
+        """Ask the container to end, and kill it if it is still running after `patience` seconds.
 
         Raises
         ------
@@ -351,7 +355,7 @@ class Container:
         self._do("stop", "--time", str(patience), self.name)
 
     def remove(self) -> None:
-        """Kill it if it runs, and remove it if it is there."""
+        """Remove the container, even if it is running; a missing container is ignored."""
         self._do("rm", *self._engine.at_once, self.name, missing_ok=True)
 
     def _do(self, *command: str, missing_ok: bool = False) -> bytes:

@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Mount:
-    """A directory or file of this machine that the container sees."""
+    """A directory or file of this machine to mount into a container."""
 
     source: str
     target: str
@@ -34,7 +34,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Request:
-    """A container to be started."""
+    """The parameters of a container to start, the same for all engines."""
 
     name: str
     image: str
@@ -44,64 +44,67 @@ class Request:
     mounts: tuple[Mount, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
-    """None: the user who runs the task, so that files that the container writes belong to that user."""
+    """The user in the container. None means the user who runs the task, who then owns the files it writes."""
     cores: float = 0.0
     memory: int = 0
-    """Bytes; 0 for no limit."""
+    """Memory limit in bytes; 0 means no limit."""
     accelerators: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    """Flags that the engine gets as they are."""
+    """Additional options for the engine's command, from the user."""
     place: str | None = None
-    """The directory that the engine's command runs in: some leave files there."""
+    """The directory in which the engine's command runs, since some engines leave files there."""
     interactive: bool = False
     detach: bool = False
 
     def scratch(self, name: str = "") -> str:
-        """Build a directory for what docker would keep in a container's own layer; it goes with `place`."""
+        """Create a directory for files that Docker would keep in the container's own layer.
+
+        It is inside `place`, and removed with it.
+        """
         folder = Path(self.place or base_dir()) / ".container" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return str(folder)
 
 
 class Engine(ABC):
-    """Formulates the commands of one engine; it runs no containers.
+    """Builds the command lines of an engine. It does not run them.
 
     Parameters
     ----------
     program : str
-        The path of its command.
+        The path of the engine's command.
     """
 
     name: ClassVar[str]
     keeps_containers: ClassVar[bool] = True
-    """Whether containers have names, live on without the process that started them, and must be removed."""
+    """Whether containers have names, survive the process that started them, and so must be removed."""
     protects_mounts: ClassVar[bool] = True
-    """Whether it can keep a container from writing to what is mounted into it."""
+    """Whether the engine supports read-only mounts."""
 
     def __init__(self, program: str) -> None:
         self.program = program
 
     @abstractmethod
     def check(self) -> list[str]:
-        """Return the command that succeeds where the engine can be used."""
+        """Return a command that succeeds if the engine can be used."""
 
     @abstractmethod
     def has(self, image: str) -> list[str]:
-        """Return the command that succeeds if the image is on this machine."""
+        """Return a command that succeeds if this machine has the image."""
 
     @abstractmethod
     def pull(self, image: str) -> list[str]:
-        """Return the command that brings the image onto this machine."""
+        """Return the command that downloads the image to this machine."""
 
-    def shelf(self) -> Path:
-        """Return the directory where those who bring an image wait for each other."""
+    def lock_folder(self) -> Path:
+        """Return the directory for the lock that lets only one process at a time pull an image."""
         return pulls_folder()
 
     def pulled(self, image: str) -> None:
-        """Finish after `pull` has succeeded."""
+        """Complete a pull after the command of `pull` has succeeded."""
 
     def remove(self, image: str) -> list[str] | None:
-        """Return the command that removes the image; None if others than this user's runs may use it, too."""
+        """Return the command that removes the image; None if other users or machines may use the image, too."""
         return None
 
     @abstractmethod
@@ -110,18 +113,21 @@ class Engine(ABC):
 
     @abstractmethod
     def environment(self, request: Request) -> dict[str, str]:
-        """Return the variables that `run` hands to the container from the environment of its command."""
+        """Return the environment variables that the command of `run` must have.
+
+        `run` passes variables to the container by name, so that their values do not appear on a command line.
+        """
 
 
 def images_folder() -> Path:
-    """Return the folder of image files: ``TOILFN_IMAGES``, which machines may share, or one on this machine."""
+    """Return the folder for image files: ``TOILFN_IMAGES``, which machines may share, else a folder of this machine."""
     folder = Path(os.environ.get("TOILFN_IMAGES") or base_dir() / "images").absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 def pulls_folder() -> Path:
-    """Return where the locks of this machine's engines are."""
+    """Return the folder for the locks of the engines that keep images on this machine."""
     folder = base_dir() / "pulls"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -130,34 +136,34 @@ def pulls_folder() -> Path:
 _OF_THE_CLIENT = re.compile(
     r"PATH$|HOME$|TMPDIR$|LD_|XDG_|DOCKER|BUILDKIT|CONTAINER|STORAGE_|REGISTRY_|PODMAN|.*_proxy$", re.I
 )
-"""Variables that the engine's own command would understand too."""
+"""Names of variables that would change the engine's command itself, so they are not put into its environment."""
 
 
 class Docker(Engine):
-    """Docker; podman understands nearly the same."""
+    """Docker, and the base of Podman, whose command has nearly the same options."""
 
     name = "docker"
     at_once: ClassVar[tuple[str, ...]] = ("--force",)
-    """Flags of ``rm`` for containers that may be running."""
+    """Options of ``rm`` with which it removes a container even if it is running."""
 
     def check(self) -> list[str]:
-        """Ask for the daemon's version."""
+        """Return a query for the version of the daemon."""
         return [self.program, "version", "--format", "{{.Server.Version}}"]
 
     def has(self, image: str) -> list[str]:
-        """Look at the image."""
+        """Return a query for the image. See `Engine.has`."""
         return [self.program, "image", "inspect", "--format", "{{.Id}}", image]
 
     def pull(self, image: str) -> list[str]:
-        """Pull it from its registry."""
+        """Return the command that pulls the image from its registry."""
         return [self.program, "pull", "--quiet", image]
 
     def run(self, request: Request) -> list[str]:
-        """Run a container; one that is detached stays until it is removed."""
+        """Return the command that runs a container. A detached container stays until it is removed."""
         return [self.program, "run", *self._flags(request), request.image, *request.command]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Return all options that do not change the command itself."""
+        """Return the variables of the container, except those that would change the engine's command itself."""
         return {name: value for name, value in request.env.items() if not _OF_THE_CLIENT.match(name)}
 
     def _flags(self, request: Request) -> Iterator[str]:
@@ -166,7 +172,10 @@ class Docker(Engine):
         for mount in request.mounts:
             yield from ("--mount", _bind(mount))
         handed = self.environment(request)
-        for name, value in request.env.items():  # a value on the command line is seen by every user of the machine
+        for (
+            name,
+            value,
+        ) in request.env.items():  # by name if possible, since all users can see a command line
             yield from ("--env", name if name in handed else f"{name}={value}")
         if request.entrypoint is not None:
             yield from ("--entrypoint", request.entrypoint)
@@ -188,11 +197,11 @@ class Docker(Engine):
             yield from ("--gpus", f'"device={",".join(request.accelerators)}"')
 
     def inspect(self, name: str, what: str) -> list[str]:
-        """Return the command that prints something of a container, such as ``.State.Running``."""
+        """Return the command that prints a field of a container's description, such as ``.State.Running``."""
         return [self.program, "container", "inspect", "--format", f"{{{{{what}}}}}", name]
 
     def do(self, what: str, *flags: str) -> list[str]:
-        """Return a command about containers."""
+        """Return the command for an action on a container, such as ``kill``."""
         return [self.program, what, *flags]
 
 
@@ -204,25 +213,25 @@ def _bind(mount: Mount) -> str:
 
 
 class Podman(Docker):
-    """Podman, as root or without."""
+    """Podman, with or without root."""
 
     name = "podman"
     at_once = ("--force", "--time", "0")
 
     def check(self) -> list[str]:
-        """Ask for its version; there is no daemon."""
+        """Return a query for Podman's version, since there is no daemon."""
         return [self.program, "version", "--format", "{{.Client.Version}}"]
 
     def has(self, image: str) -> list[str]:
-        """Look for the image."""
+        """Return a query for the image. See `Engine.has`."""
         return [self.program, "image", "exists", image]
 
     def remove(self, image: str) -> list[str] | None:
-        """Remove the image; those of root are for all users of the machine."""
+        """Return the command that removes the image; None for root, whose images are for all users of the machine."""
         return [self.program, "image", "rm", image] if os.getuid() else None
 
     def run(self, request: Request) -> list[str]:
-        """Run a container whose output goes nowhere else, unless it is detached."""
+        """Return the command that runs a container. Unless it is detached, Podman keeps no copy of its output."""
         flags = [*([] if request.detach else ["--log-driver", "none"]), *self._flags(request)]
         return [self.program, "run", *flags, request.image, *request.command]
 
@@ -243,9 +252,9 @@ class Podman(Docker):
 
 @cache
 def _limitable(program: str) -> frozenset[str]:
-    """Return what this user's containers can be limited in: by cgroups that the machine leaves to users, if any.
+    """Return the cgroup controllers that this user's containers can use, such as ``memory``; there may be none.
 
-    Asked for another limit, podman refuses to run the container, or says so in the middle of what that prints.
+    If a limit needs any other controller, Podman refuses to run the container, or prints a warning into its output.
     """
     if not os.geteuid():
         return frozenset(("cpu", "memory"))
@@ -254,40 +263,43 @@ def _limitable(program: str) -> frozenset[str]:
 
 
 class Singularity(Engine):
-    """Singularity: a container is a process like any other, of the same user; the cluster limits it as one."""
+    """Singularity. A container is an ordinary process of the same user, so the cluster's limits apply to it."""
 
     name = "singularity"
     keeps_containers = False
 
     def check(self) -> list[str]:
-        """Ask for its version."""
+        """Return a query for the version of the command."""
         return [self.program, "--version"]
 
     def has(self, image: str) -> list[str]:
-        """Look for the image's file."""
+        """Return a command that checks whether the image's file exists."""
         return ["test", "-e", self._file(image)]
 
     def pull(self, image: str) -> list[str]:
-        """Write a file of the image; without a scheme its name is one for Docker, and without a host Docker Hub's."""
+        """Return the command that downloads the image into a file.
+
+        A name without a scheme is a Docker image, and a name without a host is on Docker Hub.
+        """
         *flags, url = _source_of(image)
         return [self.program, "pull", "--force", *flags, self._part(image), url]
 
-    def shelf(self) -> Path:
-        """Wait where the files are."""
+    def lock_folder(self) -> Path:
+        """Return the folder of the image files, which machines may share."""
         return images_folder()
 
     def pulled(self, image: str) -> None:
-        """Build the whole file appear at once: a pull may be killed."""
+        """Rename the complete file to its final name. A pull that was killed leaves no incomplete file there."""
         os.replace(self._part(image), self._file(image))
 
     def remove(self, image: str) -> list[str] | None:
-        """Remove the image's file, if toilfn has written it and it is for this machine only."""
+        """Return the command that removes the image's file; None if the user provided it, or machines share it."""
         if os.path.exists(image) or os.environ.get("TOILFN_IMAGES"):
             return None
         return ["rm", "-f", self._file(image)]
 
     def run(self, request: Request) -> list[str]:
-        """Run a container."""
+        """Return the command that runs a container. See `Engine.run`."""
         if request.detach:
             raise InputError(
                 f"{self.name} cannot run a detached container", hint="start it in a thread, or use another engine"
@@ -301,7 +313,10 @@ class Singularity(Engine):
         return [self.program, "--silent", how, *_flags(request), self._file(request.image), *program, *request.command]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Return all variables, marked as the container's, so that the shell there takes them literally."""
+        """Return the container's variables with the prefix that Singularity requires.
+
+        Variables with that prefix are not expanded by the shell in the container.
+        """
         prefix = self.name.upper()
         given = {f"{prefix}ENV_{name}": value for name, value in request.env.items() if name != "HOME"}
         return {**given, f"{prefix}_NO_EVAL": "1"}
@@ -312,22 +327,25 @@ class Singularity(Engine):
         return str(images_folder() / f"{sha256(image.encode()).hexdigest()[:32]}.sif")
 
     def _part(self, image: str) -> str:
-        """Return a name of this machine's: not every file system that machines share knows locks."""
+        """Return the name of the file during the download. It is unique to this machine.
+
+        If machines share the folder but its file system does not support locks, two of them may download at once.
+        """
         return f"{self._file(image)}.{socket.gethostname()}.part"
 
 
 class Apptainer(Singularity):
-    """Apptainer."""
+    """Apptainer, the successor of Singularity; only names differ."""
 
     name = "apptainer"
 
 
 _MIRROR = "SINGULARITY_DOCKER_HUB_MIRROR"
-"""The environment variable with the URL of a registry that is asked instead of Docker Hub; Toil reads it, too."""
+"""The environment variable with the URL of a registry to use instead of Docker Hub. Toil reads it, too."""
 
 
 def _source_of(image: str) -> list[str]:
-    """Return the flags and the URL with which an image is pulled."""
+    """Return the options and the URL for pulling an image."""
     if re.match(r"\w+://", image):
         return [image]
     mirror, name = os.environ.get(_MIRROR, "").strip(), _on_docker_hub(image)
@@ -351,7 +369,7 @@ def _on_docker_hub(image: str) -> str | None:
 
 
 def _flags(request: Request) -> Iterator[str]:
-    # Without these two the container has the user's home, with all their own programs, and this machine's /tmp.
+    # Without these options, the container has the user's home directory with its programs, and this machine's /tmp.
     yield from ("--containall", "--workdir", request.scratch())
     yield from ("--pwd", request.working_dir)
     if "HOME" in request.env:
@@ -364,7 +382,10 @@ def _flags(request: Request) -> Iterator[str]:
 
 
 def _source(request: Request, path: str) -> str:
-    """Return where a path of the container is on this machine: Singularity mounts a home wherever it is."""
+    """Return the path on this machine that is mounted at a path of the container.
+
+    Without such a mount, return a temporary directory. Singularity needs it as the source of the home directory.
+    """
     for mount in request.mounts:
         if Path(path).is_relative_to(mount.target):
             return str(Path(mount.source) / Path(path).relative_to(mount.target))
@@ -379,34 +400,34 @@ def _bind_option(mount: Mount) -> str:
 
 
 _OF_UDOCKER = re.compile(r"PATH$|HOME$|TMPDIR$|LD_|PYTHON|UDOCKER|PROOT|FAKECHROOT|.*_proxy$", re.I)
-"""Variables that udocker's own command would understand too."""
+"""Names of variables that would change udocker's command itself, so they are not put into its environment."""
 
 
 class Udocker(Engine):
-    """Udocker: a container is an unpacked copy of its image, and a child of the command that runs it there."""
+    """udocker. A container is an unpacked copy of its image, whose program runs as a child of udocker's command."""
 
     name = "udocker"
     keeps_containers = False
     protects_mounts = False
 
     def check(self) -> list[str]:
-        """Ask for its version."""
+        """Return a query for the version of the command."""
         return self._do("version")
 
     def has(self, image: str) -> list[str]:
-        """Look for the image, with all its layers."""
+        """Return a command that checks whether the image and all its layers are on this machine."""
         return self._do("inspect", image)
 
     def pull(self, image: str) -> list[str]:
-        """Pull it from its registry."""
+        """Return the command that pulls the image from its registry."""
         return self._do("pull", image)
 
-    def shelf(self) -> Path:
-        """Wait where its images are: several machines may have the same home."""
+    def lock_folder(self) -> Path:
+        """Return the folder of udocker's images, since machines may share the home directory with it."""
         return Path(os.environ.get("UDOCKER_DIR") or Path.home() / ".udocker")
 
     def run(self, request: Request) -> list[str]:
-        """Run a container."""
+        """Return the command that runs a container. See `Engine.run`."""
         if request.detach:
             raise InputError(
                 "udocker cannot run a detached container", hint="start it in a thread, or use another engine"
@@ -420,7 +441,10 @@ class Udocker(Engine):
         return [*self._do("run", *_udocker_flags(request)), request.image, *words]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Return the options that do not change the command itself, and the place of the container while it runs."""
+        """Return the variables of the container, and the folder in which udocker unpacks it.
+
+        Variables that would change udocker's command itself are left out.
+        """
         folder = request.scratch("udocker")
         own = {"UDOCKER_CONTAINERS": folder, "UDOCKER_TMP": folder}
         return {name: value for name, value in request.env.items() if not _OF_UDOCKER.match(name)} | own
@@ -431,17 +455,20 @@ class Udocker(Engine):
 
 
 def _udocker_flags(request: Request) -> Iterator[str]:
-    # A user who is not in the image gets a line in its /etc/passwd; one with a group would get a line that is wrong.
+    # udocker adds a user id that the image does not have to its /etc/passwd. With a group, it would add a wrong line.
     yield f"--user={request.user or os.getuid()}"
     yield f"--workdir={request.working_dir}"
     for mount in request.mounts:
         yield f"--volume={_volume(mount)}"
-    for name, value in request.env.items():  # a value on the command line is seen by every user of the machine
+    for (
+        name,
+        value,
+    ) in request.env.items():  # by name if possible, since all users can see a command line
         yield f"--env={name}={value}" if _OF_UDOCKER.match(name) else f"--env={name}"
     if request.entrypoint is not None:
-        yield "--entrypoint="  # it is split at spaces; the first of the words is not
+        yield "--entrypoint="  # udocker splits its value at spaces, so the entrypoint is the first word instead
     yield from request.options
-    yield "--rm"  # last: after a flag that ends with "=" the image's name would be taken for its value
+    yield "--rm"  # comes last, since after an option that ends with "=", udocker takes the image's name for its value
 
 
 def _volume(mount: Mount) -> str:

@@ -1,4 +1,4 @@
-"""The engine of this machine, and its images: each is pulled once, for a machine or for several that share a folder."""
+"""Choose the container engine, and pull images: once for each machine, or for all machines that share a folder."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from toilfn.files.node import note_image
 __all__ = ["VARIABLE", "choose", "forget", "image_lock", "provide"]
 
 VARIABLE = "TOILFN_CONTAINER_ENGINE"
-"""The environment variable that names the engine where a call does not."""
+"""The environment variable with the name of the engine, for calls that name none."""
 
 _ENGINES: dict[str, type[Engine]] = {
     engine.name: engine for engine in (Docker, Podman, Apptainer, Singularity, Udocker)
 }
-"""In the order in which they are tried."""
+"""The engines by name, in the order in which they are tried."""
 
 
 def choose(name: str | None = None) -> Engine:
-    """Return the engine of this name, or the first that works here.
+    """Return the engine with a name, or the first one that works on this machine.
 
     Raises
     ------
     InputError
-        If the engine does not exist.
+        If there is no engine with this name.
     ContainerError
-        If it does not work here. The message has its answer.
+        If the engine, or every engine, does not work. The message quotes the output of each.
     """
     name = name or os.environ.get(VARIABLE) or None
     if name is not None and name not in _ENGINES:
@@ -64,7 +64,8 @@ def _first_that_works(names: tuple[str, ...], path: str | None) -> Engine:
 
 _logger = logging.getLogger(__name__)
 _here: set[tuple[str, ...]] = set()
-"""Commands that have found their images in this process: to ask an engine takes as long as a small task."""
+"""Commands of `Engine.has` that have succeeded in this process. They are not repeated, since each takes as long as a
+small task."""
 
 
 def provide(engine: Engine, image: str) -> None:
@@ -73,7 +74,7 @@ def provide(engine: Engine, image: str) -> None:
     Raises
     ------
     ContainerError
-        If that fails; has the engine's own words.
+        If the pull fails. The error quotes the engine's message.
     """
     question = tuple(engine.has(image))
     if question not in _here:
@@ -82,12 +83,12 @@ def provide(engine: Engine, image: str) -> None:
 
 
 def forget(engine: Engine, image: str) -> None:
-    """Look for an image anew the next time: a container of it has failed, perhaps since the image is gone."""
+    """Check again whether this machine has an image when it is used next. Call this if a container of it has failed."""
     _here.discard(tuple(engine.has(image)))
 
 
 def _fetch(engine: Engine, image: str) -> None:
-    """Pull an image if need be; it goes with the last run on this machine that has used it, where that is possible."""
+    """Pull an image if necessary. If possible, it is removed after the last run on this machine that uses it."""
     pulled = _pull(engine, image)
     command = engine.remove(image)
     if command is not None:
@@ -95,10 +96,10 @@ def _fetch(engine: Engine, image: str) -> None:
 
 
 def _pull(engine: Engine, image: str) -> bool:
-    """Return whether the image had to be pulled."""
+    """Pull an image unless this machine has it, and return whether it was pulled."""
     if _run(engine.has(image)).returncode == 0:
         return False
-    with image_lock(f"{engine.name} {image}", engine.shelf()):
+    with image_lock(f"{engine.name} {image}", engine.lock_folder()):
         if _run(engine.has(image)).returncode == 0:
             return False
         _logger.info("%s pulls the image %s", engine.name, image)
@@ -119,7 +120,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def image_lock(what: str, folder: Path) -> Iterator[None]:
-    """Keep other processes that use the same folder from bringing the same image meanwhile."""
+    """Lock an image while it is pulled: other processes that use the same folder wait, and then find the image."""
     with (folder / f".{sha256(what.encode()).hexdigest()[:32]}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

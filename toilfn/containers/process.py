@@ -1,4 +1,4 @@
-"""The program of an engine while it runs: its standard error, its end, and the resources that the container used."""
+"""Run the engine's command for a container: its streams, its end, and the resources that the container has used."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from toilfn.units import format_size
 __all__ = ["REPORT", "RunningProgram", "Streams", "Usage", "counted", "end_leftovers", "running"]
 
 _TAIL = 4096
-"""How many bytes of standard error an exception has."""
+"""Number of bytes of standard error to keep for an exception."""
 
 _KILLED = 137
-"""Exit status of what SIGKILL has ended. Engines do not say reliably that it was for memory, so we ask none."""
+"""The exit status of a container that SIGKILL ended. Engines do not report reliably whether the reason was its memory
+limit, so they are not asked."""
 
 
 class Streams(NamedTuple):
-    """Where a container's standard streams lead."""
+    """The files of a container's standard streams."""
 
     stdin: Path | None
     stdout: Path | None
-    """None: a pipe to this process."""
+    """The file for standard output; None means a pipe to this process."""
     stderr: Path | int | None
-    """None: the task's log. `subprocess.STDOUT` is the only number."""
+    """The file for standard error, or `subprocess.STDOUT`; None means the task's log."""
 
 
 class RunningProgram:
@@ -43,7 +44,8 @@ class RunningProgram:
     engine : Engine
     request : Request
     **streams
-        As `subprocess.Popen` takes them. Output that comes through a pipe from standard error is passed on to the log.
+        ``stdin``, ``stdout`` and ``stderr`` for `subprocess.Popen`. If standard error is a pipe, a thread copies it to
+        the task's log.
     """
 
     def __init__(self, engine: Engine, request: Request, **streams: Any) -> None:
@@ -57,12 +59,12 @@ class RunningProgram:
 
     @property
     def stdout(self) -> IO[bytes]:
-        """The output of the container, where stdout is a pipe."""
+        """The standard output of the container, if it is a pipe."""
         assert self._process.stdout is not None
         return self._process.stdout
 
     def finish(self) -> None:
-        """Wait for the end.
+        """Wait until the container has ended.
 
         Raises
         ------
@@ -75,7 +77,7 @@ class RunningProgram:
             raise self._error(status)
 
     def end(self) -> None:
-        """Make sure that nothing is left of it."""
+        """Kill the engine's command and its processes if they are still running, and close the streams."""
         if self._process.poll() is None:
             _kill_family(self._process.pid)
         self._process.wait()
@@ -102,10 +104,10 @@ class RunningProgram:
 
 
 def _kill_family(pid: int) -> None:
-    """Kill a process and all that come from it: not every engine takes its container along when it is killed."""
+    """Kill a process and all its descendants: if an engine's command is killed, its container may otherwise survive."""
     with suppress(psutil.NoSuchProcess):
         family = [psutil.Process(pid)]
-        for member in family:  # the list grows; a stopped process starts no more children
+        for member in family:  # the list grows during the loop; each process is stopped first, so it starts no more
             with suppress(psutil.NoSuchProcess):
                 member.suspend()
                 family += member.children()
@@ -123,10 +125,10 @@ def end_leftovers(folder: Path) -> None:
     Parameters
     ----------
     folder : Path
-        The command's own: its processes have their ``TMPDIR`` or their current directory in it.
+        The command's folder. A process belongs to the command if its ``TMPDIR`` or current directory is in it.
     """
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    for _ in range(_MOST_ROUNDS):  # what is killed may just have started something
+    for _ in range(_MOST_ROUNDS):  # a process may have started another one just before it was killed
         found = [process for process in psutil.process_iter() if process.pid not in own and _belongs(process, folder)]
         if not found:
             return
@@ -141,14 +143,14 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         places = (process.environ().get("TMPDIR", ""), process.cwd())
-    except (psutil.Error, OSError):  # it has ended, or is someone else's
+    except (psutil.Error, OSError):  # the process has ended, or belongs to another user
         return False
     return any(Path(place).is_relative_to(folder) for place in places if place)
 
 
 @contextmanager
 def running(engine: Engine, request: Request, streams: Streams) -> Iterator[RunningProgram]:
-    """Run a container for as long as the block lasts, with files opened for its streams."""
+    """Open the files of the streams, run a container, and end it when the block ends."""
     with ExitStack() as stack:
         stdin = stack.enter_context(streams.stdin.open("rb")) if streams.stdin else subprocess.DEVNULL
         stdout = stack.enter_context(streams.stdout.open("wb")) if streams.stdout else subprocess.PIPE
@@ -167,22 +169,24 @@ for name in memory.peak cpu.stat memory/memory.max_usage_in_bytes cpuacct/cpuacc
   fi
 done
 """
-"""For the container's sh: prints what `counted` reads. Linux: Documentation/admin-guide/cgroup-v2, cgroup-v1."""
+"""A script for the container's ``sh`` that prints the values for `counted`. Source: the kernel's documentation,
+admin-guide/cgroup-v2 and cgroup-v1."""
 
 
 class Usage(NamedTuple):
     """The resources that all processes of a container have used."""
 
     cpu: float
-    """Seconds."""
+    """CPU time in seconds."""
     memory: int
-    """Peak bytes, with the files' pages that the kernel keeps for it."""
+    """The peak in bytes. It includes cached pages of files that the kernel charges to the container."""
 
 
 def counted(report: str) -> Usage | None:
-    """Read what `REPORT` has printed; None where the kernel does not tell.
+    """Parse the output of `REPORT`; None if the kernel does not report the values.
 
-    A container that sees the machine's own group has no ``memory.peak``: what is there is not its own.
+    If a container sees the machine's root cgroup instead of its own, the values are those of the machine. That cgroup
+    has no ``memory.peak``, so the result is None.
     """
     found = dict(line.rsplit(" ", 1) for line in report.splitlines())
     if {"memory.peak", "cpu.stat usage_usec"} <= found.keys():
