@@ -202,7 +202,7 @@ def test_a_cluster_that_takes_no_rule_of_others_is_named(tmp_path):
             raise AssertionError("it does not take the rule")
 
     open_store(tmp_path / "run", sync=False)
-    with pytest.raises(ClusterError, match="the number of workers of Own cannot follow the run") as caught:
+    with pytest.raises(ClusterError, match="the number of workers of Own cannot be adapted to the run") as caught:
         follow(Own(), str(tmp_path / "run"), {"maximum": 4}, NAMES)
     assert caught.value.hint == "leave adapt out, and call the cluster's own adapt or scale"
 

@@ -115,9 +115,9 @@ def test_ahead_waits_while_slurm_is_away_and_says_so_once_for_each_time(scontrol
     assert cli.main(["cluster", "ahead", str(tmp_path / "run"), "--interval", "0s"]) == 0
     shown = capsys.readouterr()
     assert (
-        shown.err.count(f"no nodes are started until Slurm answers again: scontrol show node --oneliner: {AWAY}") == 2
+        shown.err.count(f"cannot start nodes until Slurm responds again: scontrol show node --oneliner: {AWAY}") == 2
     )
-    assert shown.out.count("cpu-0: started, since two tasks will be ready") == 2
+    assert shown.out.count("cpu-0: started, because two tasks will be ready") == 2
 
 
 def test_ahead_ends_if_slurm_does_not_let_this_user_start_nodes(scontrol, capsys, tmp_path, monkeypatch):

@@ -367,7 +367,7 @@ def test_a_cluster_of_sizes_is_launched_and_grows_by_the_types_of_its_launch(
     name = f"c{uuid.uuid4().hex[:12]}"
     (tmp_path / "cluster.yaml").write_text(SIZED.replace("NAME", name))
     assert cli.main(["cluster", "launch", name]) == 0
-    (types,) = re.findall("pool cpu: its machines are of the types (.*)", capsys.readouterr().out)
+    (types,) = re.findall("pool cpu: chose the machine types (.*)", capsys.readouterr().out)
     assert cli.main(["cluster", "grow", name, "cpu", "1", "--set", "cpu.cores=1"]) == 0
     capsys.readouterr()
     assert cli.main(["cluster", "show", name, "--json"]) == 0
@@ -426,7 +426,7 @@ def test_the_whole_way_on_the_command_line(moto_server, monkeypatch, capsys, tmp
     assert {"name": name, "kind": "slurm", "machines": 3, "controller": True} in json.loads(capsys.readouterr().out)
     assert cli.main(["cluster", "destroy", name]) == 0
     assert cli.main(["cluster", "show", name]) == 2
-    assert f"there is no cluster {name!r}" in capsys.readouterr().err
+    assert f"cluster {name!r} not found" in capsys.readouterr().err
 
 
 def test_a_store_goes_with_its_cluster_and_nothing_beside_it(moto_server, monkeypatch, capsys, tmp_path):

@@ -227,7 +227,7 @@ def test_a_name_that_somebody_else_has_at_aws(aws, launched, own):
 def test_a_cluster_that_aws_does_not_have(aws, launched, command):
     status, shown = launched(aws_text(aws), command, aws, *COMMANDS[command])
     assert status == 2
-    assert f"there is no cluster {aws!r} in {test_aws.REGION}" in shown
+    assert f"cluster {aws!r} not found in {test_aws.REGION}" in shown
     assert "toilfn cluster list" in shown
 
 
@@ -420,7 +420,7 @@ def test_a_name_that_somebody_else_has_at_google(google, launched, kind, name, t
 def test_a_cluster_that_google_does_not_have(google, launched, command):
     status, shown = launched(google_text(), command, "lab", *COMMANDS[command])
     assert status == 2
-    assert f"there is no cluster 'lab' in project {PROJECT}" in shown
+    assert f"cluster 'lab' not found in project {PROJECT}" in shown
     assert "toilfn cluster list" in shown
 
 

@@ -74,8 +74,8 @@ def test_sizes_become_the_smallest_container_of_fargate_that_has_them(cores, mem
         ("kind: dask", "kind: slurm", "its description is of the kind slurm, not dask"),
         ("network:", "#network:", "a dask cluster on EC2 needs a security group"),
         ("container:", "#container:", "the image of the workers is missing"),
-        ("    disk:", "    max_price: 0.1\n    disk:", "dask-cloudprovider has no price limit"),
-        ("machines:", "  - name: more\n    cores: 1\nmachines:", "a dask cluster has one pool"),
+        ("    disk:", "    max_price: 0.1\n    disk:", "dask-cloudprovider does not support price limits"),
+        ("machines:", "  - name: more\n    cores: 1\nmachines:", "a dask cluster must have one pool"),
         ("types: [c6i.xlarge]", "cores: 17", "Fargate's largest containers have 16 cores and 120 GiB"),
     ],
 )
@@ -96,7 +96,7 @@ def test_dask_cloudprovider_accepts_all_arguments(text):
 
 def test_without_dask_cloudprovider_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_cloudprovider.aws", None)
-    with pytest.raises(ClusterError, match="cluster lab: dask-cloudprovider is needed") as caught:
+    with pytest.raises(ClusterError, match="cluster lab: needs dask-cloudprovider") as caught:
         create(read(TEXT), "memory://store", {})
     assert caught.value.hint == "pip install 'dask-cloudprovider[aws]'"
 

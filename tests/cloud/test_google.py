@@ -594,7 +594,7 @@ def test_the_whole_way_on_the_command_line(google, monkeypatch, capsys, tmp_path
     assert cli.main(["cluster", "destroy", "lab", "--cloud", "google"]) == 0
     assert everything(google) == []
     assert cli.main(["cluster", "show", "lab", "--cloud", "google"]) == 2
-    assert "there is no cluster 'lab' in project" in capsys.readouterr().err
+    assert "cluster 'lab' not found in project" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("container", [None, "registry.example.org/lab/tools:1"])

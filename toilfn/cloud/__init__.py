@@ -1,4 +1,4 @@
-"""Clusters in clouds: described, launched, scaled and removed, on engines that exist (Slurm, Kubernetes, dask).
+"""Clusters in clouds: describe, launch, scale and remove clusters of Slurm, Kubernetes or dask.
 
-Nothing here schedules tasks; that stays with the engine. docs/cloud.md shows how it is used.
+This package does not schedule tasks; Slurm, Kubernetes or dask does. docs/cloud.md is the manual.
 """

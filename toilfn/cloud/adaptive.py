@@ -1,8 +1,8 @@
-"""The number of a dask cluster's workers follows the demand of a run.
+"""Adapt the number of a dask cluster's workers to the demand of a run.
 
-Dask's own rule counts the tasks that its scheduler has. It expects each to take half a second until one of them has
-ended, and does not look at the resources that they request. The log of the run says which tasks will be ready soon,
-what they request and how long they take; the scaler decides how many workers they need.
+Dask's own rule counts the tasks that its scheduler has. It assumes that each takes half a second until one of them has
+ended, and ignores the resources that they request. The log of a run contains more: which tasks will be ready soon, what
+they request, and how long they take. With these, the scaler decides how many workers are needed.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ __all__ = ["Sizing", "WorkerSize", "follow"]
 _log = logging.getLogger(__name__)
 
 _AHEAD = 300.0
-"""How many seconds before tasks are ready their workers are started: about as long as a machine boots."""
+"""Seconds before tasks are ready at which their workers are started: about the time that a machine takes to boot."""
 _INTERVAL = "5s"
 """The time between two decisions."""
 _ANY = 2**60
-"""The amount of what workers do not advertise: dask does not place tasks by it."""
+"""The amount of a resource that workers do not advertise: practically unlimited, since dask does not limit it."""
 _TARGET = 1800.0
-"""Seconds within which tasks should be done, unless the user says otherwise: as for clusters in clouds."""
+"""Default time in seconds within which tasks should be done; the same as for clusters in clouds."""
 _POOL = "workers"
 _PLACED = ("cores", "memory", "disk")
-"""The requests of tasks besides accelerators."""
+"""The resources that tasks can request, except accelerators."""
 
 
 @dataclass(frozen=True)
 class WorkerSize:
-    """The size of a worker, by what dask places tasks with.
+    """The size of a worker: the resources by which dask places tasks.
 
     Attributes
     ----------
     threads : int
-        How many tasks run at the same time at most.
+        Maximum number of tasks that run at the same time.
     resources : mapping of str to float
         The resources that the worker advertises, by toilfn's names: ``"cores"``, ``"memory"``, ``"disk"`` and kinds of
         accelerators.
@@ -63,14 +63,14 @@ class WorkerSize:
 
     @classmethod
     def of(cls, worker: Mapping[str, Any], names: Mapping[str, str]) -> WorkerSize:
-        """Return the size of a worker that the scheduler knows; `names` are dask's names by toilfn's."""
+        """Return the size of a worker from the scheduler's description; `names` maps toilfn's names to dask's."""
         own = {theirs: ours for ours, theirs in names.items()}
         offered = ((own.get(name, name), float(amount)) for name, amount in worker["resources"].items())
         return cls(worker["nthreads"], tuple(sorted(offered)))
 
     @property
     def machine(self) -> MachineType:
-        """The worker as a machine of the scaler."""
+        """The worker as a machine type for the scaler."""
         offered = dict(self.resources)
         devices = tuple(Accelerator(int(n), kind) for kind, n in offered.items() if kind not in _PLACED and n >= 1)
         cores, memory, disk = (offered.get(name, _ANY) for name in _PLACED)
@@ -79,7 +79,10 @@ class WorkerSize:
         )
 
     def request(self, resources: Resources) -> Resources:
-        """Return what a task takes of such a worker: at least one thread, and nothing that is not advertised."""
+        """Return the resources that a task takes of such a worker: at least one thread.
+
+        Cores count only if the worker advertises them.
+        """
         machine = self.machine
         thread = machine.cores / max(1, self.threads)
         has_cores = "cores" in dict(self.resources)
@@ -92,15 +95,15 @@ class Sizing:
     Parameters
     ----------
     run : RunDemand
-        The run.
+        The tasks of the run.
     limits : tuple of int
-        The least and the greatest number of workers.
+        The minimum and maximum number of workers.
     scaling : Scaling
-        How to scale.
+        The settings of the scaler.
     names : mapping of str to str
-        Dask's names of resources, by toilfn's.
+        The names under which dask workers advertise resources, by toilfn's names.
     size : WorkerSize, optional
-        The size of a worker, as long as none has come.
+        The size of a worker, used until the first worker has started.
     """
 
     def __init__(
@@ -118,16 +121,16 @@ class Sizing:
         self, planned: Iterable[Hashable], workers: Mapping[str, Mapping[str, Any]],
         processing: Mapping[str, Sequence[str]], now: float,
     ) -> tuple[int, set[Hashable]]:  # fmt: skip
-        """Return how many workers there should be, and the names of those that may end.
+        """Return the number of workers that are needed, and the names of workers that may end.
 
         Parameters
         ----------
         planned : iterable of hashable
-            Names of the workers that there are or will be.
+            Names of the workers that exist or were requested.
         workers : mapping
-            The scheduler's descriptions of those that there are, by their addresses.
+            The scheduler's descriptions of the workers that exist, by their addresses.
         processing : mapping
-            The jobs that the scheduler has given to each worker, which may still wait there.
+            The jobs that the scheduler has assigned to each worker. They may not have started yet.
         now : float
             The time, in seconds since the epoch.
         """
@@ -136,7 +139,7 @@ class Sizing:
         if sizes:
             ((self._size, _),) = sizes.most_common(1)
         planned, jobs, soon = set(planned), self._run.jobs(), self._run.soon(now)
-        least = 1 if jobs or soon else 0  # the first worker shows what tasks can request
+        least = 1 if jobs or soon else 0  # the size of workers is only known from the first one
         if self._size is None:
             return max(least, len(planned)), set()
         keys = {worker["name"]: processing.get(address, ()) for address, worker in workers.items()}
@@ -159,15 +162,15 @@ class Sizing:
         self, size: WorkerSize, planned: set[Hashable], keys: Mapping[Hashable, Sequence[str]],
         jobs: Mapping[str, list[Task]],
     ) -> tuple[list[Machine], list[Task]]:  # fmt: skip
-        """Return the workers with the jobs that run there, and the tasks of all other jobs."""
+        """Return the workers with the jobs that run on them, and the tasks of all other jobs."""
         given = {key for own in keys.values() for key in own}
         waiting = [task for job, tasks in jobs.items() if job not in given for task in tasks]
         machines = []
         for name in planned:
             free, loads = usable(size.machine, overhead=False), []
             for key in keys.get(name, ()):
-                tasks = jobs.get(key, [(Resources(0, 0, 0), _AHEAD)])  # a job of another program takes one thread
-                need = _largest(amounts_of(size.request(resources)) for resources, _ in tasks)
+                tasks = jobs.get(key, [(Resources(0, 0, 0), _AHEAD)])  # a task of another program takes one thread
+                need = _maximum(amounts_of(size.request(resources)) for resources, _ in tasks)
                 if free.fits(need) >= 1:
                     free = free.minus(need)
                     loads.append(Load(need, sum(seconds for _, seconds in tasks)))
@@ -177,13 +180,13 @@ class Sizing:
         return machines, waiting
 
 
-def _largest(needs: Iterable[Amounts]) -> Amounts:
-    """Return the most of each amount: the tasks of a job run one after the other."""
+def _maximum(needs: Iterable[Amounts]) -> Amounts:
+    """Return the maximum of each amount, which is what a job needs, since its tasks run one after the other."""
     return Amounts(*map(max, zip(*(need.values() for need in needs), strict=True)))
 
 
 class _RunAdaptive(Adaptive):
-    """Dask's adaptive deployment with the rule of `Sizing`."""
+    """Dask's adaptive deployment, with the decisions of `Sizing`."""
 
     def __init__(self, sizing: Sizing, cluster: Any, **options: Any) -> None:
         self._sizing = sizing
@@ -191,15 +194,15 @@ class _RunAdaptive(Adaptive):
         super().__init__(cluster, **options)
 
     async def target(self) -> int:
-        """Return how many workers there should be."""
+        """Return the number of workers that are needed."""
         workers = dict(self.cluster.scheduler_info["workers"])
         processing = await self.scheduler.processing(workers=None)
         try:
             wanted, self._ending = await asyncio.to_thread(
                 self._sizing.decide, set(self.plan), workers, processing, time.time()
             )
-        except (ToilfnError, OSError) as error:  # the store may be away for a moment
-            _log.warning("the number of dask workers stays as it is: %s", error)
+        except (ToilfnError, OSError) as error:  # the store may be unreachable for a moment
+            _log.warning("the number of dask workers is not changed: %s", error)
             return len(self.plan)
         return wanted
 
@@ -212,29 +215,29 @@ def follow(
     cluster: Any, store: str, options: Mapping[str, Any], names: Mapping[str, str], scaling: Scaling | None = None,
     size: Sizes | None = None,
 ) -> None:  # fmt: skip
-    """Let the number of a cluster's workers follow a run, until the cluster's ``adapt`` is called again.
+    """Adapt the number of a cluster's workers to a run, until the cluster's ``adapt`` is called again.
 
     Parameters
     ----------
     cluster : cluster object
-        Of dask.distributed, or one of a package that derives its class from those.
+        A cluster object whose class is derived from one of dask.distributed.
     store : str
         The URL of the run's store.
     options : mapping
         Arguments of the cluster's ``adapt``.
     names : mapping of str to str
-        Dask's names of resources, by toilfn's.
+        The names under which dask workers advertise resources, by toilfn's names.
     scaling : Scaling, optional
-        How to scale. By default workers end as soon as dask's ``wait_count`` allows it.
+        The settings of the scaler. Default: workers end as soon as dask's ``wait_count`` allows it.
     size : Sizes, optional
-        The size of a worker, if it is known before the first one has come.
+        The size of a worker, if it is known before the first worker has started.
 
     Raises
     ------
     InputError
-        If the limits are not whole numbers, or the target is not longer than 0.
+        If the limits are not whole numbers, or ``target_duration`` is not longer than 0.
     ClusterError
-        If the cluster does not take a rule of others.
+        If the cluster object does not accept another class for its adaptive deployment.
     """
     options = {"minimum": 0, "maximum": _ANY, "interval": _INTERVAL, **options}
     for name in ("minimum", "maximum"):
@@ -245,11 +248,11 @@ def follow(
         if target <= 0:
             raise InputError(
                 f"adapt: target_duration must be longer than 0, not {options['target_duration']!r}",
-                hint="dask's own rule, which takes over after the run, divides by it; name a short time, such as 1s",
+                hint="dask's own rule, which is used after the run, divides by it; pass a short time, such as 1s",
             )
         scaling = Scaling(target, inertia=0.0, idle_time=0.0)
     else:
-        options["wait_count"] = 1  # the scaler waits by itself
+        options["wait_count"] = 1  # the scaler itself waits before it ends workers
     limits = options["minimum"], options["maximum"]
     known = WorkerSize(int(size.cores), (("cores", size.cores), ("memory", size.memory))) if size else None
     sizing = Sizing(RunDemand(open_store(store, create=False), _AHEAD), limits, scaling, names, known)
@@ -257,6 +260,6 @@ def follow(
         cluster.adapt(Adaptive=partial(_RunAdaptive, sizing), **options)
     except TypeError as error:
         raise ClusterError(
-            f"the number of workers of {type(cluster).__name__} cannot follow the run: {error}",
+            f"the number of workers of {type(cluster).__name__} cannot be adapted to the run: {error}",
             hint="leave adapt out, and call the cluster's own adapt or scale",
         ) from error

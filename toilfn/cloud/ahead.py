@@ -1,8 +1,8 @@
-"""Start nodes of a Slurm cluster shortly before the tasks of a run need them, so that the run does not wait for them.
+"""Start nodes of a Slurm cluster shortly before the tasks of a run need them.
 
-Slurm starts a node when a job waits for it, and the job then waits until the node has booted. The store of a run says
-which tasks will be ready soon. The scaler decides how many nodes these tasks need; only the nodes that are missing are
-started. Slurm ends idle nodes.
+Slurm starts a node only when a job waits for it, and the job then waits until the node has booted. The store of a run
+shows which tasks will be ready soon. The scaler decides how many nodes they need, and the missing nodes are started
+here. Slurm ends idle nodes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["Node", "parse_nodes", "start_ahead", "to_start"]
 
 _MIB = 2**20
 _ANY_DISK = 2**60
-"""Slurm does not place jobs by their disk."""
+"""The disk space of a node: practically unlimited, since Slurm does not place jobs by it."""
 _USABLE = {"IDLE", "MIXED", "ALLOCATED", "CLOUD", "POWERED_DOWN", "POWERING_UP", "COMPLETING", "PLANNED", "POWER_UP"}
-"""The words in the state of a node that is used, can be used, or can be started."""
+"""The words that the state of a usable node may contain: the node is up, or can be started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class Node:
     ----------
     name : str
     cores, memory : int
-        The node's, memory in bytes.
+        Its cores, and its memory in bytes.
     used_cores, used_memory : int
-        The part that jobs have now.
+        The cores and the memory that jobs use now.
     is_up : bool
-        Whether it exists or boots.
+        Whether the node is running or booting.
     is_spot : bool
-        Whether the cloud may take it away.
+        Whether it is a spot machine.
     """
 
     name: str
@@ -55,23 +55,23 @@ class Node:
 
     @property
     def pool(self) -> str:
-        """A name for all nodes of the same size and kind."""
+        """A name that all nodes of the same size and kind share."""
         return f"{self.cores}-{self.memory // _MIB}{'-spot' * self.is_spot}"
 
 
 def parse_nodes(text: str, partition: str | None = None) -> Iterator[Node]:
-    """Yield the nodes of a cloud from the output of ``scontrol show node --oneliner`` that are usable.
+    """Yield the usable nodes of a cloud from the output of ``scontrol show node --oneliner``.
 
     Parameters
     ----------
     text : str
         The output.
     partition : str, optional
-        Only nodes of this partition.
+        Yield only nodes of this partition.
     """
     for line in text.splitlines():
         found = re.findall(r"(?:^|\s)(\w+)=(\S*)", line)
-        fields = dict(reversed(found))  # of two the first counts: the reason at the end is any text
+        fields = dict(reversed(found))  # the first value of a field counts: the reason at the end can be any text
         states = set(re.split(r"[+]", fields.get("State", "").replace("*", "+NOT_RESPONDING")))
         if "CLOUD" not in states or states - _USABLE:
             continue
@@ -90,11 +90,12 @@ def to_start(nodes: Sequence[Node], demand: Sequence[Demand], horizon: float, ta
     Parameters
     ----------
     nodes : sequence of Node
-        All that are usable.
+        All usable nodes.
     demand : sequence of Demand
         The tasks that will be ready.
     horizon : float
-        Seconds after which what runs now counts as ended: the tasks that are waited for have ended by then.
+        Seconds after which running jobs are assumed to have ended, since the demand consists of tasks that will be
+        ready by then.
     target_time : float
         Seconds within which the tasks should be done.
     """
@@ -126,7 +127,12 @@ def _machine(node: Node, horizon: float) -> Machine:
 def start_ahead(
     run: RunDemand, horizon: float, target_time: float, now: float, partition: str | None = None
 ) -> dict[str, str] | None:
-    """Start the nodes that the tasks of a run will need soon; return them with the reasons, or None after the run.
+    """Start the nodes that the tasks of a run will need soon.
+
+    Returns
+    -------
+    dict or None
+        The started nodes, each with the reason; None if the run has ended.
 
     Raises
     ------
@@ -135,7 +141,7 @@ def start_ahead(
     UnavailableError
         If Slurm's controller does not answer; it may answer later.
     ClusterError
-        If Slurm does not let this user start nodes, or is not here.
+        If this user may not start nodes, or Slurm's commands are not installed.
     """
     run.update()
     if not run.has_begun:

@@ -1,4 +1,4 @@
-"""A cluster on AWS: its machines, and the questions to the cloud that all its resources need."""
+"""A cluster on AWS: its machines, and the requests that several kinds of resources need."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = [
 
 NODE, POOL, HOST_KEY = "toilfn-node", "toilfn-pool", "toilfn-host-key"
 ADDRESS = "toilfn-controller"
-"""Tag of a node: the address of the controller."""
+"""The tag of a node with the address of the controller."""
 TYPES = "toilfn-types"
-"""Tag of a pool's launch template: the types of its machines."""
+"""The tag of a pool's launch template with the types of its machines."""
 
 LIVING = ["pending", "running", "stopping", "stopped", "shutting-down"]
 GONE = (
@@ -39,7 +39,7 @@ _DEBIAN = "136693071363"
 
 @contextmanager
 def ignoring(*codes: str) -> Iterator[None]:
-    """Pass over refusals for these reasons."""
+    """Ignore refusals with these error codes."""
     try:
         yield
     except AmazonRefusalError as error:
@@ -48,16 +48,16 @@ def ignoring(*codes: str) -> Iterator[None]:
 
 
 class AmazonCloud:
-    """AWS for one cluster.
+    """The access to AWS for one cluster.
 
     Parameters
     ----------
     name, region : str
         The cluster's name and region.
     amazon : Amazon, optional
-        The session that sends requests; credentials are those that botocore finds.
+        The client that sends requests. Default: one with the credentials that botocore finds.
     pause : callable, optional
-        Waits for some seconds.
+        A function that waits for a number of seconds.
     """
 
     name: str
@@ -76,7 +76,7 @@ class AmazonCloud:
         return self.amazon.ask(service, operation, **parameters)
 
     def pages(self, operation: str, items: str, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """Yield the items of all pages of an answer of EC2."""
+        """Yield the items of all pages of an EC2 response."""
         token: dict[str, str] = {}
         while True:
             answer = self.ask("ec2", operation, **parameters, **token)
@@ -86,12 +86,12 @@ class AmazonCloud:
             token = {"NextToken": answer["NextToken"]}
 
     def mine(self, operation: str, items: str, *filters: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the items that carry this cluster's tag."""
+        """Return the items with this cluster's tag."""
         own = {"Name": f"tag:{TAG}", "Values": [self.name]}
         return list(self.pages(operation, items, Filters=[own, *filters]))
 
     def instances(self, *states: str) -> list[dict[str, Any]]:
-        """Return this cluster's instances in these states; by default all that are not gone."""
+        """Return this cluster's instances in these states; by default, all that are not terminated."""
         state = {"Name": "instance-state-name", "Values": list(states) or LIVING}
         return [
             i
@@ -100,11 +100,11 @@ class AmazonCloud:
         ]
 
     def controller(self) -> dict[str, Any] | None:
-        """Return the controller's instance, if there is one that lives."""
+        """Return the controller's instance; None if there is none that is starting or running."""
         return next((i for i in self.instances() if tags_of(i).get(NODE) == CONTROLLER), None)
 
     def terminate(self, ids: Sequence[str], limit: float = 600.0) -> None:
-        """Terminate instances and wait until they are gone.
+        """Terminate instances, and wait until they are terminated.
 
         Raises
         ------
@@ -125,7 +125,10 @@ class AmazonCloud:
             waited += 5
 
     def insistently(self, act: Callable[[], Any], limit: float = 300.0) -> None:
-        """Remove something that others may still use for a while; it is not an error if it is gone."""
+        """Remove a resource, and retry while another resource still uses it, for at most `limit` seconds.
+
+        It is not an error if the resource no longer exists.
+        """
         waited = 0.0
         while True:
             try:
@@ -139,32 +142,31 @@ class AmazonCloud:
             waited += 5
 
     def machine_types(self, names: Sequence[str]) -> dict[str, MachineType]:
-        """Return the sizes of types.
+        """Return the sizes of machine types.
 
         Raises
         ------
         InputError
-            If the region does not have one of them.
+            If the region does not have one of the types.
         """
         try:
             found = list(self.pages("describe_instance_types", "InstanceTypes", InstanceTypes=sorted(set(names))))
         except AmazonRefusalError as error:
             if error.code == "InvalidInstanceType":
                 raise InputError(
-                    f"cluster {self.name}: region {self.region} does not have one of the machine types: "
-                    f"{error.message}",
+                    f"cluster {self.name}: region {self.region} lacks one of the machine types: {error.message}",
                     hint=f"list its types: aws ec2 describe-instance-type-offerings --region {self.region}",
                 ) from None
             raise
         return {kind["InstanceType"]: machine_type(kind) for kind in found}
 
     def subnets(self, description: Description) -> list[dict[str, Any]]:
-        """Return the subnets that machines may be in.
+        """Return the subnets for the machines.
 
         Raises
         ------
         InputError
-            If there is none in the zones that are named.
+            If one of the description's zones has no subnet.
         """
         if description.network.subnets:
             chosen = list(self.pages("describe_subnets", "Subnets", SubnetIds=list(description.network.subnets)))
@@ -175,39 +177,39 @@ class AmazonCloud:
         if wrong := [zone for zone in description.zones if zone not in there]:
             raise InputError(
                 f"cluster {self.name}: region {self.region} has no subnet to use in zone {wrong[0]!r}",
-                hint=f"choose among the zones that have one ({', '.join(there) or 'none'}), or name subnets under "
+                hint=f"choose from the zones with a subnet ({', '.join(there) or 'none'}), or list subnets under "
                 "network: subnets",
             )
         if not chosen:
             raise InputError(
                 f"cluster {self.name}: region {self.region} has no subnet to use",
-                hint="name some under network: subnets",
+                hint="list some under network: subnets",
             )
         return [subnet for subnet in chosen if not description.zones or subnet["AvailabilityZone"] in description.zones]
 
     def image(self, description: Description) -> str:
-        """Return the machine image: the one that is named, or the newest of Debian 12.
+        """Return the id of the machine image: that of the description, or the newest image of Debian 12.
 
         Raises
         ------
         InputError
-            If there is none.
+            If the region has no image of Debian 12.
         """
         if description.image:
             return description.image
         filters = [{"Name": "name", "Values": ["debian-12-amd64-*"]}, {"Name": "state", "Values": ["available"]}]
         found = self.ask("ec2", "describe_images", Owners=[_DEBIAN], Filters=filters)["Images"]
         if not found:
-            raise InputError(f"region {self.region} has no image of Debian 12", hint="name one as image: ami-...")
+            raise InputError(f"region {self.region} has no image of Debian 12", hint="set one as image: ami-...")
         return str(max(found, key=lambda image: image["CreationDate"])["ImageId"])
 
     def check(self, description: Description) -> None:
-        """Check against the cloud what the description names, before anything is made.
+        """Check that the cloud has everything that the description names, before anything is created.
 
         Raises
         ------
         InputError
-            If types, zones, subnets or images are not there.
+            If a machine type, zone, subnet or image does not exist.
         """
         types = [kind for pool in description.pools for kind in pool.types]
         is_slurm = description.kind == "slurm"
@@ -222,7 +224,7 @@ class AmazonCloud:
             self.image(description)
 
     def tags(self, description: Description, *kinds: str, **more: str) -> list[dict[str, Any]]:
-        """Return the tags of what is made, for each kind of resource."""
+        """Return the tags for new resources, once for each kind of resource."""
         values = {**description.tags, "Name": f"toilfn-{self.name}", TAG: self.name, **more}
         tags = [{"Key": key, "Value": value} for key, value in values.items()]
         return [{"ResourceType": kind, "Tags": tags} for kind in kinds]
@@ -234,7 +236,7 @@ def tags_of(item: dict[str, Any]) -> dict[str, str]:
 
 
 def machine_type(kind: dict[str, Any]) -> MachineType:
-    """Return a type as EC2 describes it."""
+    """Convert EC2's description of a machine type."""
     devices = tuple(
         Accelerator(gpu["Count"], "gpu", gpu["Name"].lower(), gpu["Manufacturer"].lower())
         for gpu in kind.get("GpuInfo", {}).get("Gpus", [])
@@ -244,16 +246,16 @@ def machine_type(kind: dict[str, Any]) -> MachineType:
 
 
 class AmazonStep(Step[AmazonCloud]):
-    """A step on AWS."""
+    """A step that creates and removes resources of AWS."""
 
 
 class RoleStep(AmazonStep):
-    """Roles, which are found by their names and must have the tag.
+    """Roles. They are found by their names, and belong to the cluster if they have its tag.
 
     Attributes
     ----------
     parts : tuple of str
-        The ends of their names.
+        The suffixes of the names.
     """
 
     parts: tuple[str, ...]
@@ -263,11 +265,11 @@ class RoleStep(AmazonStep):
         return [f"toilfn-{self.cloud.name}-{self.cloud.region}-{part}" for part in self.parts]
 
     def exists(self) -> list[str]:
-        """Return the names of those that exist and carry the tag."""
+        """Return the names of the roles that exist and have the cluster's tag."""
         return [name for name in self.names() if self.is_mine(name)]
 
     def is_mine(self, name: str) -> bool:
-        """Return whether one exists and carries the tag."""
+        """Return whether the role exists and has the cluster's tag."""
         try:
             role = self.cloud.ask("iam", "get_role", RoleName=name)["Role"]
         except AmazonRefusalError as error:

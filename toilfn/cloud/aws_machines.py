@@ -1,4 +1,4 @@
-"""Machines of pools on AWS, for the programs by which Slurm starts and ends its nodes."""
+"""Start and end the machines of pools on AWS, for the programs that Slurm calls."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ __all__ = ["AmazonMachines"]
 
 
 class AmazonMachines(Machines):
-    """Machines of pools at AWS: one fleet of type ``instant`` for all that a pool is to get.
+    """Starts and ends the machines of pools on AWS. One fleet of type ``instant`` creates all new machines of a pool.
 
     Parameters
     ----------
     cloud : AmazonCloud
-        Where.
     description : Description
-        Whose pools.
+        The cluster with the pools.
     """
 
     def __init__(self, cloud: AmazonCloud, description: Description) -> None:
@@ -28,11 +27,14 @@ class AmazonMachines(Machines):
         self._cloud = cloud
 
     def living(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the addresses of machines that run or boot; EC2 gives names to none, so nothing is in the way."""
+        """Return the addresses of machines that are running or booting.
+
+        Nothing is removed, since names are only tags on AWS, and an old machine does not prevent a new one.
+        """
         return {tags_of(i).get(NODE, ""): i["PrivateIpAddress"] for i in self._cloud.instances("pending", "running")}
 
     def start(self, pool: PoolDescription, names: Sequence[str], controller: str, *, is_spot: bool) -> dict[str, str]:
-        """Create machines, and give them their names."""
+        """Create machines, and set their names, which are tags."""
         found = self._fleet(pool, len(names), "spot" if is_spot else "on-demand")
         made = dict(zip(names, found, strict=False))
         for name, instance in made.items():
@@ -59,7 +61,7 @@ class AmazonMachines(Machines):
         return [instance for reservation in found for instance in reservation["Instances"]]
 
     def terminate(self, names: Sequence[str]) -> None:
-        """Remove machines; it is not an error if one is gone already."""
+        """Terminate machines; it is not an error if one no longer exists."""
         ids = [i["InstanceId"] for i in self._cloud.instances() if tags_of(i).get(NODE) in names]
         if ids:
             with ignoring(*GONE):

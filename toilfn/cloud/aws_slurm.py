@@ -1,4 +1,4 @@
-"""The resources of a Slurm cluster on AWS: found by tag, made in order, removed in reverse."""
+"""The resources of a Slurm cluster on AWS, as steps: created in order, found by tag, and removed in reverse order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GIB = 2**30
 
 
 class _Role(RoleStep):
-    """The permissions of the controller, and of workers: to reach the store."""
+    """The roles with the permissions of the controller and the workers, such as access to the store."""
 
     title = "roles"
     parts = (CONTROLLER, "worker")
@@ -44,7 +44,7 @@ class _Role(RoleStep):
 
 
 class _Profile(_Role):
-    """The instance profiles, which give the roles to machines."""
+    """The instance profiles, through which machines get the roles."""
 
     title = "instance profiles"
 
@@ -82,7 +82,7 @@ class _Profile(_Role):
 
 
 class _Group(AmazonStep):
-    """The permitted connections: among the machines, and by ssh from outside."""
+    """The security group, which allows connections among the machines, and ssh from outside."""
 
     title = "security groups"
 
@@ -112,7 +112,7 @@ class _Group(AmazonStep):
 
 
 class _KeyPair(AmazonStep):
-    """The public key of the person who launches."""
+    """The key pair with the public key of the user who launches the cluster."""
 
     title = "key pairs"
 
@@ -135,7 +135,7 @@ class _KeyPair(AmazonStep):
 
 
 class _Templates(AmazonStep):
-    """How the machines of each pool, and the controller, are made."""
+    """The launch templates of the controller and of each pool's machines."""
 
     title = "launch templates"
 
@@ -143,7 +143,7 @@ class _Templates(AmazonStep):
         return [t["LaunchTemplateName"] for t in self.cloud.mine("describe_launch_templates", "LaunchTemplates")]
 
     def make(self) -> None:
-        self.remove()  # one of an earlier attempt holds other secrets
+        self.remove()  # templates of an earlier attempt contain different secrets
         image = self.cloud.image(self.description)
         types = [kind for pool in self.description.pools for kind in pool.types]
         sizes = self.cloud.machine_types([*types, self.description.controller])
@@ -185,7 +185,7 @@ class _Templates(AmazonStep):
 
 
 class _Machines(AmazonStep):
-    """All machines; making them means to start the controller, which starts the others."""
+    """All machines. `make` starts only the controller, which starts the others."""
 
     title = "machines"
 
@@ -204,12 +204,12 @@ class _Machines(AmazonStep):
 
     def remove(self) -> None:
         first = self.cloud.controller()
-        self.cloud.terminate([first["InstanceId"]] if first else [])  # or it would start others
+        self.cloud.terminate([first["InstanceId"]] if first else [])  # the controller first, since it starts others
         self.cloud.terminate([instance["InstanceId"] for instance in self.cloud.instances()])
 
 
 class _Volumes(AmazonStep):
-    """Disks that a machine has left behind."""
+    """Volumes that remain after their machine was terminated."""
 
     title = "volumes"
 
@@ -217,7 +217,7 @@ class _Volumes(AmazonStep):
         return [volume["VolumeId"] for volume in self.cloud.mine("describe_volumes", "Volumes")]
 
     def make(self) -> None:
-        """Make nothing: machines bring theirs."""
+        """Create nothing, since volumes are created with their machines."""
 
     def remove(self) -> None:
         for volume in self.exists():
@@ -227,16 +227,15 @@ class _Volumes(AmazonStep):
 def steps_of(
     cloud: AmazonCloud, description: Description | None = None, secrets: Secrets | None = None
 ) -> list[Step[AmazonCloud]]:
-    """Return the steps of a cluster with Slurm, in the order of launching.
+    """Return the steps of a Slurm cluster, in the order of launching.
 
     Parameters
     ----------
     cloud : AmazonCloud
-        Where.
     description : Description, optional
-        What `launch` makes; `destroy` needs none.
+        The cluster to launch; not needed to destroy one.
     secrets : Secrets, optional
-        The keys of a cluster that is made.
+        The keys of the cluster to launch.
     """
     kinds: list[type[AmazonStep]] = [_Role, _Profile, _Group, _KeyPair, _Templates, _Volumes, _Machines]
     return [kind(cloud, description, secrets) for kind in kinds]

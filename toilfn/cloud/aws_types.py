@@ -1,4 +1,4 @@
-"""The machine types that AWS has for pools, what spot machines cost now, and the types of pools that name sizes."""
+"""Machine types of AWS: those that suit pools, current prices of spot machines, and types for pools with sizes only."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from toilfn.errors import InputError
 __all__ = ["launched_types", "offers", "spot_prices", "with_types"]
 
 _CANDIDATES = 100
-"""For so many of the smallest types that fit, spot prices are asked."""
+"""Spot prices are requested for this many types: the smallest ones that are large enough."""
 _DEVICES = {"GpuInfo", "FpgaInfo", "InferenceAcceleratorInfo", "MediaAcceleratorInfo", "NeuronInfo"}
 
 
 def spot_prices(cloud: AmazonCloud, types: Iterable[str], zones: Sequence[str] = ()) -> dict[str, float]:
-    """Return what a spot machine of each type costs now for an hour, in the zone where it costs least.
+    """Return the current price of a spot machine of each type, per hour, in the cheapest zone.
 
     Parameters
     ----------
     cloud : AmazonCloud
-        Whose region is asked.
+        The access to a region.
     types : iterable of str
-        Machine types. Those that are not sold as spot machines are left out of the result.
+        Machine types. Types without spot machines are left out of the result.
     zones : sequence of str, optional
-        The zones that count; all if there are none.
+        The zones to consider. Default: all.
     """
     wanted = sorted(set(types))
     if not wanted:
         return {}
     history = cloud.pages(
         "describe_spot_price_history", "SpotPriceHistory", InstanceTypes=wanted, ProductDescriptions=["Linux/UNIX"],
-        StartTime=datetime.now(timezone.utc),  # only the prices that are in effect now
+        StartTime=datetime.now(timezone.utc),  # returns only the current prices
     )  # fmt: skip
     found: dict[str, float] = {}
     for entry in history:
@@ -46,17 +46,17 @@ def spot_prices(cloud: AmazonCloud, types: Iterable[str], zones: Sequence[str] =
 
 
 def offers(cloud: AmazonCloud, *, spot: bool) -> list[MachineType]:
-    """Return the types of the region that a pool may consist of: current ones of 64-bit Intel and AMD processors.
+    """Return the region's types for pools with sizes only: current ones with 64-bit Intel or AMD processors.
 
-    Types without steady speed and whole hosts are left out, and so are types with accelerators, which cost more and
-    which a pool should name.
+    Types with burstable performance and bare-metal types are left out. So are types with accelerators, which are
+    expensive; a pool that needs them must name its types.
 
     Parameters
     ----------
     cloud : AmazonCloud
-        Whose region is asked.
+        The access to a region.
     spot : bool
-        Whether the machines are spot machines.
+        Whether the types must be available as spot machines.
     """
     filters = {
         "current-generation": "true", "bare-metal": "false", "burstable-performance-supported": "false",
@@ -77,16 +77,16 @@ def with_types(cloud: AmazonCloud, description: Description, prices: Mapping[str
     Parameters
     ----------
     cloud : AmazonCloud
-        Where the types are.
+        The access to a region.
     description : Description
         A cluster.
     prices : mapping
-        Types with their prices on demand, as far as they are known.
+        On-demand prices, as far as they are known: machine types by name.
 
     Raises
     ------
     InputError
-        If no type is large enough, or each costs more than the pool's limit.
+        If no type is large enough, or all cost more than the pool's limit.
     """
     pools = [pool if pool.types else _with_types(cloud, description, pool, prices) for pool in description.pools]
     return replace(description, pools=tuple(pools))
@@ -117,4 +117,4 @@ def launched_types(cloud: AmazonCloud, pool: PoolDescription) -> PoolDescription
     for template in cloud.mine("describe_launch_templates", "LaunchTemplates"):
         if template["LaunchTemplateName"] == name and (types := tags_of(template).get(TYPES)):
             return replace(pool, types=tuple(types.split()))
-    raise InputError(f"cluster {cloud.name}: it was launched without a pool {pool.name!r} of these sizes")
+    raise InputError(f"cluster {cloud.name}: it has no pool {pool.name!r} with sizes instead of types")

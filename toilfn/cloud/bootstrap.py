@@ -1,4 +1,4 @@
-"""How machines become a Slurm cluster when they boot: cloud-init's files, Slurm's configuration and its programs."""
+"""Build the boot data that turns machines into a Slurm cluster: cloud-init's files, and Slurm's configuration."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ __all__ = ["Secrets", "controller_data", "epilog", "node_names", "slurm_conf", "
 
 _MIB = 2**20
 _HOME = "/opt/toilfn"
-"""Python's environment with toilfn: on the controller, which lends it to the other machines at the same place."""
+"""The Python environment with toilfn. It is on the controller; other machines mount it at the same path."""
 _ETC = "/etc/toilfn"
-"""Keys, configuration and programs of a machine."""
+"""The folder with the keys, the configuration and the programs of a machine."""
 _FILE = f"{_ETC}/cluster.yaml"
 
 
 @dataclass(frozen=True, repr=False)
 class Secrets:
-    """The keys of one cluster, made when it is launched; they are only in the machines' boot data.
+    """The keys of a cluster. They are generated when it is launched, and stored only in the boot data of its machines.
 
     Attributes
     ----------
     munge : bytes
-        What Slurm's daemons know each other by.
+        The key with which Slurm's daemons authenticate each other.
     host_private, host_public : str
-        The controller's ssh host key. The public part is also a tag of the controller, at Google its metadata.
+        The ssh host key of the controller. The public key is also in a tag of the controller, or in its metadata at
+        Google.
     """
 
     munge: bytes
@@ -47,7 +48,7 @@ class Secrets:
 
     @classmethod
     def fresh(cls) -> Secrets:
-        """Return new keys.
+        """Generate new keys.
 
         Raises
         ------
@@ -60,13 +61,13 @@ class Secrets:
             try:
                 subprocess.run(command, check=True, capture_output=True)
             except FileNotFoundError:
-                raise ClusterError("ssh-keygen is not installed; install OpenSSH's client") from None
+                raise ClusterError("ssh-keygen is not installed", hint="install the client of OpenSSH") from None
             public = path.with_suffix(".pub").read_text(encoding="ascii").strip()
             return cls(os.urandom(1024), path.read_text(encoding="ascii"), public)
 
 
 def node_names(pool: PoolDescription) -> list[str]:
-    """Return the names of all machines that a pool may have."""
+    """Return the names of all nodes that a pool can have."""
     return [f"{pool.name}-{index}" for index in range(pool.max)]
 
 
@@ -74,16 +75,16 @@ def node_names(pool: PoolDescription) -> list[str]:
 
 
 def slurm_conf(description: Description, sizes: Mapping[str, MachineType], host: str = "controller") -> str:
-    """Return Slurm's configuration: pools are partitions of nodes that exist only while jobs need them.
+    """Return Slurm's configuration. Each pool is a partition, whose nodes exist only while jobs need them.
 
     Parameters
     ----------
     description : Description
         The cluster.
     sizes : mapping
-        Type to what it has.
+        The sizes of its machine types, by their names.
     host : str, optional
-        The controller's name.
+        The host name of the controller.
     """
     scaling = description.scaling
     always = ",".join(name for pool in description.pools for name in node_names(pool)[: pool.min])
@@ -165,20 +166,20 @@ exit 0
 
 
 def epilog(python: str = f"{_HOME}/bin/python", work_dir: str = "/tmp") -> str:  # noqa: S108
-    """Return the program that cleans a machine after each job; Slurm runs it as root.
+    """Return the program that cleans up a machine after each job. Slurm runs it as root.
 
     Parameters
     ----------
     python : str, optional
-        An interpreter with toilfn.
+        The Python interpreter with toilfn.
     work_dir : str, optional
-        The directory in which toilfn's workers keep their files.
+        The directory for the files of workers.
     """
     return _EPILOG.format(python=shlex.quote(python), work_dir=shlex.quote(work_dir))
 
 
 def _program(action: str) -> str:
-    """Return a program that Slurm calls with nodes; it gets no standard input from Slurm, and so gives none away."""
+    """Return a program that Slurm calls with node names; it reads no standard input, which is that of slurmctld."""
     command = f'{_HOME}/bin/toilfn cluster {action} --file {_FILE} "$1"'
     return f"#!/bin/sh\nexec {command} < /dev/null >> /var/log/slurm/power.log 2>&1\n"
 
@@ -217,7 +218,7 @@ mount -t nfs controller:/home /home
 mount -t nfs controller:{home} {home}
 {image}install -d /var/lib/slurm/slurmd /var/log/slurm
 slurmd -b --conf-server controller -N "$node"
-# A machine that the cloud takes away is drained before, and what runs there is warned.
+# When the cloud announces that it takes the machine away, this drains the node and warns its jobs.
 systemd-run --unit=toilfn-watch --property=Restart=on-failure {home}/bin/toilfn cluster watch "$node" --cloud {cloud}
 """
 
@@ -228,7 +229,7 @@ metadata() {
     token=$(curl -fsS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' http://169.254.169.254/latest/api/token)
     curl -fsS -H "X-aws-ec2-metadata-token: $token" "http://169.254.169.254/latest/meta-data/$1"
 }
-# The controller sets these tags when it has the machine's id.
+# The controller sets these tags after it has created the machine.
 until node=$(metadata tags/instance/toilfn-node) && controller=$(metadata tags/instance/toilfn-controller); do
     sleep 2
 done
@@ -243,25 +244,25 @@ done
 node=${node#toilfn-CLUSTER-}
 """,
 }
-"""Shell commands that set the name of a machine in Slurm, and the controller's address."""
+"""Shell commands that set the variables ``node``, the machine's name in Slurm, and ``controller``, its address."""
 
 
 def controller_data(
     description: Description, sizes: Mapping[str, MachineType], secrets: Secrets, extras: str = "aws"
 ) -> str:
-    """Return cloud-init's data of the controller.
+    """Return the controller's data for cloud-init.
 
     Parameters
     ----------
     description : Description
         The cluster.
     sizes : mapping
-        Type to what it has.
+        The sizes of its machine types, by their names.
     secrets : Secrets
         The cluster's keys.
     extras : str, optional
-        The extras of toilfn that the controller needs, separated by commas. It gets this version of toilfn, so that it
-        understands the description and the names of the machines.
+        The extras of toilfn to install on the controller, separated by commas. The version is that of this process, so
+        that the controller understands the description and the names of machines.
     """
     requirement = shlex.quote(f"toilfn[{extras}]=={toilfn.__version__}")
     container = description.container
@@ -298,7 +299,7 @@ def _image_files() -> dict[str, tuple[str | bytes, int]]:
 
 
 def worker_data(description: Description, secrets: Secrets) -> str:
-    """Return cloud-init's data of a pool's machines."""
+    """Return the data of a pool's machines for cloud-init."""
     names = _NAMES[description.cloud].replace("CLUSTER", description.name)
     lent = image.mount_script() if description.container else ""
     script = _WORKER.format(home=_HOME, etc=_ETC, cloud=description.cloud, names=names, image=lent)
@@ -330,7 +331,7 @@ def _cloud_config(
 
 
 def _plain(description: Description) -> str:
-    """Return the description as a file that `toilfn.cloud.description.read` understands."""
+    """Return the description as YAML that `toilfn.cloud.description.read` can read."""
     values = asdict(description)
     values["pools"] = [
         {key: value for key, value in pool.items() if value not in (None, (), {})} for pool in values["pools"]

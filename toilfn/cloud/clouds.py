@@ -1,4 +1,4 @@
-"""The clouds that clusters can be launched in, as the commands and Slurm's programs use them."""
+"""The implementations of `Provider` for AWS and Google, which the commands and Slurm's programs use."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ __all__ = ["AmazonProvider", "GoogleProvider", "launcher_role", "open_provider"]
 
 
 class AmazonProvider(AmazonCloud, Provider):
-    """AWS."""
+    """AWS, for one cluster."""
 
     @property
     def place(self) -> str:  # type: ignore[override]
-        """The region, for people."""
+        """The region, for messages."""
         return self.region
 
     def with_types(self, description: Description, prices: Mapping[str, MachineType]) -> Description:
-        """Return the description with types for pools that name sizes."""
+        """Return the description with types for pools with sizes only. See `Provider.with_types`."""
         return aws_types.with_types(self, description, prices)
 
     def launched_types(self, pool: PoolDescription) -> PoolDescription:
-        """Return a pool with the types of its launch."""
+        """Return a pool with the types that were chosen at its launch. See `Provider.launched_types`."""
         return aws_types.launched_types(self, pool)
 
     def spot_prices(self, types: Iterable[str], zones: Sequence[str] = ()) -> dict[str, float]:
-        """Return current prices of spot machines."""
+        """Return the current prices of spot machines. See `Provider.spot_prices`."""
         return aws_types.spot_prices(self, types, zones)
 
     def steps_of_kind(self, kind: str, description: Description | None, secrets: Secrets | None) -> list[Step[Any]]:
@@ -51,7 +51,7 @@ class AmazonProvider(AmazonCloud, Provider):
         return [*eks.steps_of(self, description)]
 
     def machines(self) -> list[Machine]:
-        """Return this cluster's machines that are not gone."""
+        """Return this cluster's machines that are not terminated."""
         return [_amazon_machine(instance) for instance in self.instances()]
 
     def pools(self, description: Description) -> AmazonMachines:
@@ -74,7 +74,7 @@ class AmazonProvider(AmazonCloud, Provider):
         ]
 
     def manifests(self, description: Description) -> str:
-        """Return the YAML of node pools, the service account and what a leader may do."""
+        """Return the YAML of the node pools, the service account, and the permissions of leaders."""
         return eks.manifests(description)
 
     def kubernetes_access(self, description: Description) -> str:
@@ -90,19 +90,19 @@ def _amazon_machine(instance: dict[str, Any]) -> Machine:
 
 
 class GoogleProvider(GoogleCloud, Provider):
-    """Google."""
+    """Google, for one cluster."""
 
     @property
     def place(self) -> str:  # type: ignore[override]
-        """The project, for people."""
+        """The project, for messages."""
         return f"project {self.project}"
 
     def with_types(self, description: Description, prices: Mapping[str, MachineType]) -> Description:
-        """Return the description: `check` refuses pools without types."""
+        """Return the description unchanged, since `check` refuses pools without types."""
         return description
 
     def spot_prices(self, types: Iterable[str], zones: Sequence[str] = ()) -> dict[str, float]:
-        """Return nothing: the prices of Google are not looked up."""
+        """Return no prices, since those of Google are not queried."""
         return {}
 
     def steps_of_kind(self, kind: str, description: Description | None, secrets: Secrets | None) -> list[Step[Any]]:
@@ -137,7 +137,7 @@ class GoogleProvider(GoogleCloud, Provider):
         return managed + own
 
     def manifests(self, description: Description) -> str:
-        """Return the YAML of the service account and what a leader may do."""
+        """Return the YAML of the service account, and the permissions of leaders."""
         return gke.manifests(self, description)
 
     def kubernetes_access(self, description: Description) -> str:
@@ -149,7 +149,7 @@ class GoogleProvider(GoogleCloud, Provider):
 
 
 def open_provider(cloud: str, name: str, region: str | None, project: str | None = None) -> Provider:
-    """Return the cloud of a cluster.
+    """Return the provider for a cluster.
 
     Parameters
     ----------
@@ -158,23 +158,23 @@ def open_provider(cloud: str, name: str, region: str | None, project: str | None
     name : str
         The cluster's name.
     region : str, optional
-        By default that of the environment.
+        The region. Default: that of the environment.
     project : str, optional
-        Google's project; by default that of the environment or the credentials.
+        The project of Google. Default: that of the environment or the credentials.
 
     Raises
     ------
     InputError
-        If no region is known at AWS.
+        If the cloud is AWS, and no region is set.
     """
     if cloud == "google":
         return GoogleProvider(name, region, Google(project))
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region:
-        raise InputError("no region is set; pass --region, or set AWS_DEFAULT_REGION")
+        raise InputError("no region is set", hint="pass --region, or set AWS_DEFAULT_REGION")
     return AmazonProvider(name, region)
 
 
 def launcher_role(cloud: str) -> dict[str, Any]:
-    """Return the rights on a cloud that a person needs to launch and destroy clusters, and no more."""
+    """Return the minimum permissions that a user needs to launch and destroy clusters."""
     return google_launcher_role() if cloud == "google" else launcher_policy()

@@ -1,4 +1,4 @@
-"""``toilfn cluster``: launch, look at, reach and remove clusters in clouds."""
+"""``toilfn cluster``: launch, inspect, connect to and remove clusters in clouds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def add_description(parser: argparse.ArgumentParser) -> None:
-    """Add what names and changes a description."""
+    """Add the options that select a description, and change its values."""
     parser.add_argument(
         "--file", metavar="FILE", help=f"description of the cluster (default: {_DEFAULT}, if it exists)"
     )
@@ -68,7 +68,7 @@ def description_of(options: argparse.Namespace, name: str | None = None) -> Desc
     Raises
     ------
     InputError
-        If there is none, or it cannot be used.
+        If the file does not exist, or is not valid.
     """
     path = Path(options.file or _DEFAULT)
     if not path.is_file():
@@ -107,7 +107,9 @@ def _init(options: argparse.Namespace) -> int:
         with options.output.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise InputError(f"{options.output} already exists; remove it, or choose another file with --output") from None
+        raise InputError(
+            f"{options.output} already exists", hint="remove it, or choose another file with --output"
+        ) from None
     print(f"wrote {options.output}; edit it, and then run: toilfn cluster launch {options.name}")
     return 0
 
@@ -119,11 +121,11 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="STORE|SCRIPT", help="the job store of a finished run, or a script to run")
     add_description(parser)
     parser.add_argument(
-        "--store", help="for a script: store whose finished tasks show the times of tasks (default: that of the script)"
+        "--store", help="for a script: store with finished tasks, for the times of tasks (default: that of the script)"
     )
     parser.add_argument(
         "--task-time", type=parse_duration, default=600.0, metavar="DURATION",
-        help="time to assume for a task of a script if no task of its name has finished in the store (default: 10m)",
+        help="time to assume for a task of a script if the store has no finished task of that name (default: 10m)",
     )  # fmt: skip
     parser.add_argument(
         "--prices", metavar="SOURCE",
@@ -147,7 +149,7 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         steps = steps_of(open_named(options, options.what))
         if not steps:
-            raise InputError(f"{options.what}: no task has succeeded there, so the duration of tasks is unknown")
+            raise InputError(f"{options.what}: no task has succeeded, so the durations of tasks are unknown")
     prices, spot_prices = _prices(options.prices, description)
     plan = make_plan(description, steps, prices, spot_prices)
     if options.json:
@@ -159,14 +161,14 @@ def _plan(options: argparse.Namespace) -> int:
     print_table(["pool", "machines", "hours", "cost"], rows, right={1, 2, 3})
     print(f"\n{plan.tasks} tasks in {format_duration(plan.seconds)}, for {_money(plan.cost)}")
     for reason in plan.unplaced:
-        print(f"cannot run: {reason}")
+        print(f"cannot be run: {reason}")
     for reason in unknown:
-        print(f"not known before the run: {reason}")
+        print(f"unknown before the run: {reason}")
     return 1 if plan.unplaced else 0
 
 
 def _prices(source: str | None, description: Description) -> tuple[dict[str, MachineType], dict[str, float]]:
-    """Return what machines cost on demand, and what spot machines cost now if AWS is asked."""
+    """Return the on-demand prices of machine types, and the current prices of spot machines if `source` is AWS."""
     from toilfn.cloud.prices import offered
 
     if not source:
@@ -183,13 +185,16 @@ def _prices(source: str | None, description: Description) -> tuple[dict[str, Mac
 
 
 def _spot_prices(cloud: Provider, types: Iterable[str], description: Description) -> dict[str, float]:
-    """Return what spot machines cost now; say so if that cannot be known, and where a limit is below it."""
+    """Return the current prices of spot machines.
+
+    Print a warning if they cannot be queried, and a note for each pool whose price limit is too low.
+    """
     from toilfn.cloud.plan import price_notes
 
     try:
         found = cloud.spot_prices(types, description.zones)
     except ClusterError as error:
-        print(f"the prices of spot machines are not known: {error}", file=sys.stderr)
+        print(f"the prices of spot machines are unknown: {error}", file=sys.stderr)
         return {}
     for note in price_notes(description, found):
         print(note, file=sys.stderr)
@@ -221,7 +226,7 @@ def _launch(options: argparse.Namespace) -> int:
     name = description.name
     if description.kind == "dask":
         raise InputError(
-            f"cluster {name}: a cluster of the kind dask exists only while a run uses it, so it is not launched",
+            f"cluster {name}: a cluster of the kind dask cannot be launched, since it exists only during a run",
             hint=f"toilfn run SCRIPT --cluster dask --dask-description {options.file or _DEFAULT}",
         )
     cloud = _cloud_of(description)
@@ -245,13 +250,13 @@ def _launch(options: argparse.Namespace) -> int:
 
 
 def _with_types(cloud: Provider, description: Description) -> Description:
-    """Choose the types of pools that name sizes, and compare the prices of spot machines with their limits."""
+    """Choose the types of pools with sizes only, and compare the current prices of spot machines with their limits."""
     from toilfn.cloud.prices import kept_offers
 
     chosen = cloud.with_types(description, kept_offers(description.region, time.time()))
     for before, after in zip(description.pools, chosen.pools, strict=True):
         if not before.types:
-            print(f"pool {after.name}: its machines are of the types {', '.join(after.types)}")
+            print(f"pool {after.name}: chose the machine types {', '.join(after.types)}")
     limited = [kind for pool in chosen.pools if pool.max_price is not None for kind in pool.types]
     _spot_prices(cloud, limited, chosen)
     return chosen
@@ -269,7 +274,7 @@ def _manifests(options: argparse.Namespace) -> int:
 
 
 def _with_public_key(description: Description) -> Description:
-    """Read the public key, where a path is given."""
+    """Return the description with the text of the public key, if it has a path instead."""
     key = description.public_key
     if key is None or key.startswith(("ssh-", "ecdsa-")):
         return description
@@ -287,7 +292,7 @@ def _cloud_of(description: Description) -> Provider:
 
 
 def _cloud(options: argparse.Namespace, name: str = "") -> Provider:
-    """Return the cloud that is named, or that of the description here."""
+    """Return the provider for the options; their defaults come from a description in the current directory."""
     from toilfn.cloud.clouds import open_provider
 
     here = read(Path(_DEFAULT).read_text(encoding="utf-8"), _DEFAULT) if Path(_DEFAULT).is_file() else None
@@ -314,16 +319,16 @@ def _controller(cloud: Provider) -> Machine:
     if not found(cloud.steps()):
         raise _no_cluster(cloud)
     raise InputError(
-        f"cluster {cloud.name}: it has no controller, since it is of the kind kubernetes, or was not launched or "
-        "removed completely",
-        hint=f"list what exists: toilfn cluster show {cloud.name}",
+        f"cluster {cloud.name}: it has no controller; either it is of the kind kubernetes, or its launch or removal was"
+        " not completed",
+        hint=f"list its resources: toilfn cluster show {cloud.name}",
     )
 
 
 def _no_cluster(cloud: Provider) -> InputError:
     return InputError(
-        f"there is no cluster {cloud.name!r} in {cloud.place}",
-        hint="list those that exist: toilfn cluster list; others may be in another region, project or account",
+        f"cluster {cloud.name!r} not found in {cloud.place}",
+        hint="`toilfn cluster list` lists the clusters there; it may be in another region, project or account",
     )
 
 
@@ -356,12 +361,12 @@ def _destroy(options: argparse.Namespace) -> int:
     from toilfn.cli.clean import destroy_store
     from toilfn.cloud.steps import destroy
 
-    store = open_named(options, options.store) if options.store else None  # a wrong name is found before anything goes
+    store = open_named(options, options.store) if options.store else None  # fails before anything is removed
     cloud = _cloud(options, options.name)
     if not destroy(options.name, cloud.steps(), print) and store is None:
         raise _no_cluster(cloud)
     if store is not None:
-        destroy_store(store, leave_jobs=True)  # their cluster is gone
+        destroy_store(store, leave_jobs=True)  # the jobs have ended with their cluster
     print(f"cluster {options.name}: nothing is left")
     return 0
 
@@ -427,14 +432,14 @@ def _grow(options: argparse.Namespace) -> int:
     description = description_of(options, options.name)
     pool = description.pool(options.pool)
     if not 0 < options.count <= pool.max:
-        raise InputError(f"pool {pool.name}: it may have from 1 to {pool.max} machines, not {options.count}")
+        raise InputError(f"pool {pool.name}: the number of machines must be from 1 to {pool.max}, not {options.count}")
     cloud = _cloud_of(description)
     _controller(cloud)
     pool = pool if pool.types else cloud.launched_types(pool)
     machines = cloud.pools(description)
     wanted = node_names(pool)[: options.count]
     there = machines.create(pool, wanted)
-    print(f"pool {pool.name}: {len(there)} of {len(wanted)} machines run or boot")
+    print(f"pool {pool.name}: {len(there)} of {len(wanted)} machines are running or booting")
     return 0 if len(there) == len(wanted) else 1
 
 
@@ -485,7 +490,7 @@ def _restore(options: argparse.Namespace) -> int:
     from toilfn.cloud.power import restore
 
     restore(*_machines(options))
-    print(f"{options.nodes}: did not come up; may be tried again")
+    print(f"{options.nodes}: did not start in time; Slurm may try them again")
     return 0
 
 
@@ -493,7 +498,7 @@ def _ahead_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="path or URL of the job store of a run that has begun")
     parser.add_argument(
         "--ahead", type=parse_duration, default=300.0, metavar="DURATION",
-        help="how long before tasks are ready their nodes are started: about as long as a node boots (default: 5m)",
+        help="start nodes this long before tasks are ready: about the time that a node takes to boot (default: 5m)",
     )  # fmt: skip
     parser.add_argument(
         "--target-time", type=parse_duration, default=1800.0, metavar="DURATION",
@@ -518,12 +523,12 @@ def _ahead(options: argparse.Namespace) -> int:
             is_away = False
         except UnavailableError as error:
             if not is_away:
-                print(f"no nodes are started until Slurm answers again: {error}", file=sys.stderr, flush=True)
+                print(f"cannot start nodes until Slurm responds again: {error}", file=sys.stderr, flush=True)
             started, is_away = {}, True
         if started is None:
             return 0
         for node, reason in started.items():
-            print(f"{node}: started, since {reason}", flush=True)
+            print(f"{node}: started, because {reason}", flush=True)
         time.sleep(options.interval)
 
 
@@ -581,7 +586,7 @@ def _rsync(options: argparse.Namespace) -> int:
 
     words = [*options.words, *options.rest]
     if not words:
-        raise InputError("no paths to copy; example: toilfn cluster rsync NAME -- -a workflow.py :")
+        raise InputError("no paths to copy", hint="example: toilfn cluster rsync NAME -- -a workflow.py :")
     return rsync(_host(options), words, options.identity)
 
 

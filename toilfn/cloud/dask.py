@@ -1,4 +1,4 @@
-"""Clusters of dask that exist as long as a run: a description becomes a cluster object of dask-cloudprovider."""
+"""Dask clusters that exist for the time of a run: create a cluster object of dask-cloudprovider from a description."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ __all__ = ["Created", "arguments_of", "create"]
 _GIB, _MIB = 2**30, 2**20
 _PACKAGES = {"aws": "pip install 'dask-cloudprovider[aws]'", "google": "pip install 'dask-cloudprovider[gcp]'"}
 _FARGATE = ((0.25, 0.5, 2), (0.5, 1, 4), (1, 2, 8), (2, 4, 16), (4, 8, 30), (8, 16, 60), (16, 32, 120))
-"""What Fargate offers: virtual CPUs, and the least and the most memory for so many, in GiB."""
+"""The sizes of Fargate's containers: for each number of virtual CPUs, the minimum and maximum memory in GiB."""
 _STEPS: dict[float, float] = {8: 4, 16: 8}
-"""The steps in which the memory of large containers grows, in GiB; that of others grows by one."""
+"""The steps of the memory of large containers in GiB, by virtual CPUs. The step of smaller containers is 1 GiB."""
 _ALONE = 3600
-"""Seconds after which a scheduler without tasks ends, if its leader was killed before it could remove the machines."""
+"""Seconds after which a scheduler without tasks ends, for the case that the leader was killed and cannot remove the
+machines."""
 
 
 class Created(NamedTuple):
@@ -34,7 +35,7 @@ class Created(NamedTuple):
 
 
 def create(place: str | os.PathLike[str] | Description, store: str, names: Mapping[str, str]) -> Created:
-    """Create the machines that a description names, and let their number follow a run.
+    """Create the machines of a description, and adapt their number to a run.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ def create(place: str | os.PathLike[str] | Description, store: str, names: Mappi
     store : str
         The URL of the run's store.
     names : mapping of str to str
-        Dask's names of resources, by toilfn's.
+        The names under which dask workers advertise resources, by toilfn's names.
 
     Returns
     -------
@@ -53,7 +54,7 @@ def create(place: str | os.PathLike[str] | Description, store: str, names: Mappi
     Raises
     ------
     InputError
-        If the description is for something else, or dask-cloudprovider cannot do what it asks for.
+        If the description is of another kind, or dask-cloudprovider does not support a part of it.
     ClusterError
         If dask-cloudprovider is not installed, or the cloud refuses.
     """
@@ -65,7 +66,7 @@ def create(place: str | os.PathLike[str] | Description, store: str, names: Mappi
     (pool,) = description.pools
     try:
         cluster = kind(**arguments)
-    except Exception as error:  # of botocore, of Google's client, of dask itself
+    except Exception as error:  # botocore, Google's client and dask raise errors without a common base class
         raise ClusterError(f"cluster {description.name}: {path.rpartition(':')[2]} failed: {error}") from error
     try:
         from toilfn.cloud.adaptive import follow
@@ -78,7 +79,7 @@ def create(place: str | os.PathLike[str] | Description, store: str, names: Mappi
 
 
 def _size_of(description: Description) -> Sizes | None:
-    """Return the size of a worker: what the description says, else what AWS says; None if that is not known."""
+    """Return the size of a worker from the description, else from AWS; None if it is unknown."""
     pool = description.pools[0]
     if not pool.types:
         return None if description.cloud == "google" else Sizes(*_fargate_size(pool))
@@ -92,7 +93,7 @@ def _size_of(description: Description) -> Sizes | None:
 
 
 def _resources(size: Sizes | None) -> dict[str, float]:
-    """Return the resources that workers of a size advertise, by the names that `DaskCluster` asks for."""
+    """Return the resources that workers of a size advertise, by the names that `DaskCluster` expects."""
     return {} if size is None else {"cores": size.cores, "memory": size.memory}
 
 
@@ -110,13 +111,13 @@ def _class(path: str, description: Description) -> Callable[..., Any]:
     except ImportError as error:
         reason = str(error).strip().partition("\n")[0]
         raise ClusterError(
-            f"cluster {description.name}: dask-cloudprovider is needed: {reason}", hint=_PACKAGES[description.cloud]
+            f"cluster {description.name}: needs dask-cloudprovider: {reason}", hint=_PACKAGES[description.cloud]
         ) from error
     return found
 
 
 def _check(kind: Callable[..., Any], arguments: Mapping[str, Any], description: Description) -> None:
-    """Check that the class has parameters of these names: itself, or a class that it hands the others to."""
+    """Check that the class, or a base class to which it passes keyword arguments, has parameters with these names."""
     known: set[str] = set()
     for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
         if "__init__" in vars(base):
@@ -129,20 +130,22 @@ def _check(kind: Callable[..., Any], arguments: Mapping[str, Any], description: 
 def arguments_of(description: Description, size: Sizes | None = None) -> tuple[str, dict[str, Any]]:
     """Return the class of dask-cloudprovider for a description, as ``module:name``, and its arguments.
 
-    A pool with types becomes virtual machines (``EC2Cluster``, ``GCPCluster``); on AWS, a pool with cores and memory
-    becomes containers without machines (``FargateCluster``). Entries of ``dask`` replace the arguments made here.
+    A pool with types becomes virtual machines (``EC2Cluster``, ``GCPCluster``). On AWS, a pool with cores and memory
+    becomes containers without machines (``FargateCluster``). The description's section ``dask`` overrides the
+    arguments.
 
     Parameters
     ----------
     description : Description
         A cluster of the kind ``dask``.
     size : Sizes, optional
-        The cores and memory of a worker, by which tasks are placed. Without them, each task takes one thread.
+        The cores and memory that workers advertise, so that tasks are placed by them. Without a size, each task takes
+        one thread.
 
     Raises
     ------
     InputError
-        If the description is of another kind, has several pools, lacks the image, or has a price limit.
+        If the description is of another kind, has several pools or a price limit, or lacks the image.
     """
     name = description.name
     if description.kind != "dask":
@@ -151,23 +154,23 @@ def arguments_of(description: Description, size: Sizes | None = None) -> tuple[s
             hint=f"write kind: dask, or run `toilfn cluster launch {name}`",
         )
     if len(description.pools) > 1:
-        raise InputError(f"cluster {name}: a dask cluster has one pool, and the description has several")
+        raise InputError(f"cluster {name}: a dask cluster must have one pool, but the description has several")
     if description.container is None:
         raise InputError(
             f"cluster {name}: the image of the workers is missing",
-            hint="write container: REGISTRY/IMAGE:TAG, an image with toilfn, dask and what your tasks import",
+            hint="write container: REGISTRY/IMAGE:TAG, an image with toilfn, dask and all modules that tasks import",
         )
     (pool,) = description.pools
     if pool.max_price is not None:
-        raise InputError(f"pool {pool.name}: dask-cloudprovider has no price limit; leave max_price out")
+        raise InputError(f"pool {pool.name}: dask-cloudprovider does not support price limits", hint="remove max_price")
     if description.cloud == "google":
         path, arguments = "dask_cloudprovider.gcp:GCPCluster", _google(description, pool) | _machine_options(size)
     elif pool.types:
-        if not description.network.security_groups:  # dask-cloudprovider 2025.9.0 fails to make one
+        if not description.network.security_groups:  # dask-cloudprovider 2025.9.0 fails to create one
             raise InputError(
                 f"cluster {name}: a dask cluster on EC2 needs a security group",
-                hint="name one under network: security_groups; it must allow all connections among its machines, and "
-                "ports 8786 and 8787 from the leader's machine",
+                hint="list one under network: security_groups; it must allow all connections among its machines, and "
+                "connections from the leader's machine to ports 8786 and 8787",
             )
         path, arguments = "dask_cloudprovider.aws:EC2Cluster", _amazon(description, pool) | _machine_options(size)
     else:
@@ -177,7 +180,7 @@ def arguments_of(description: Description, size: Sizes | None = None) -> tuple[s
 
 
 def _machine_options(size: Sizes | None) -> dict[str, Any]:
-    """Let workers advertise their size, and let machines whose leader is gone end by themselves."""
+    """Return the options with which workers advertise their size, and machines end if their leader is gone."""
     resources = {"worker_options": {"resources": _resources(size)}} if size else {}
     return {"scheduler_options": {"idle_timeout": f"{_ALONE}s"}, **resources}
 
@@ -228,7 +231,7 @@ def _fargate(description: Description, pool: PoolDescription) -> dict[str, Any]:
 
 
 def _fargate_size(pool: PoolDescription) -> tuple[float, int]:
-    """Return cores and memory of the smallest container of Fargate that has those of a pool."""
+    """Return the cores and memory of Fargate's smallest container that is large enough for a pool."""
     wanted = (pool.memory or 0) / _GIB
     for cores, least, most in _FARGATE:
         step = _STEPS.get(cores, 1)
@@ -238,7 +241,7 @@ def _fargate_size(pool: PoolDescription) -> tuple[float, int]:
     cores, _, most = _FARGATE[-1]
     raise InputError(
         f"pool {pool.name}: Fargate's largest containers have {cores:g} cores and {most:g} GiB of memory",
-        hint="name machine types in place of cores and memory",
+        hint="use machine types instead of cores and memory",
     )
 
 

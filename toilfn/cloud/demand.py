@@ -1,7 +1,7 @@
-"""The demand of a run for machines, now and soon, as its store's log says.
+"""The current and future demand of a run for machines, from the log of its store.
 
-The log says more than a queue: which tasks follow those that run now, and how long tasks of each name have taken so
-far. It is read piece by piece, so that a look at a run costs what has happened since the last one.
+The log contains more than a queue: the tasks that follow those that are running now, and the times that tasks of each
+name have taken so far. An update reads only the new records of the log.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Task = tuple[Resources, float]
 
 
 class RunDemand:
-    """The tasks of a run that need machines.
+    """Determines which tasks of a run need machines, now and soon.
 
     Parameters
     ----------
     store : Store
         The store of the run.
     horizon : float
-        How far to look ahead, in seconds. Tasks of whose name none has ended are expected to take as long.
+        How far to look ahead, in seconds. This is also the expected time of a task if no task of its name has ended.
     """
 
     def __init__(self, store: Store, horizon: float) -> None:
@@ -40,10 +40,10 @@ class RunDemand:
         self._horizon = horizon
         self._fold = Fold(Detail.USAGE)
         self._times: list[float] = []
-        """The mean times of tasks, by the number of their kind; not a number for those that have none."""
+        """The mean times of tasks in seconds, by the number of their kind; NaN for a kind without finished tasks."""
 
     def update(self) -> None:
-        """Read what is new in the log."""
+        """Read the new records of the log."""
         self._fold.update(self._store)
         figures = [(kind.usage.done, kind.usage.figures("wall")["mean"]) for kind in self._fold.kinds]
         self._times = [mean if done else math.nan for done, mean in figures]
@@ -55,14 +55,14 @@ class RunDemand:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the newest run has ended, or no task of it is left."""
+        """Whether the newest run has ended, or all its tasks have."""
         open_states = State.WAITING, State.QUEUED, State.RUNNING
         return self._fold.status != "open" or next(self._fold.in_state(*open_states), None) is None
 
     def soon(self, now: float) -> list[Demand]:
-        """Return the tasks that are ready or will probably be ready within the horizon, and have no job yet.
+        """Return the tasks without a job that are ready, or will probably be ready within the horizon.
 
-        There are none after the run, or while no leader is alive, since nothing would give them to a cluster.
+        The result is empty after the run, and while no leader is alive, since no one would submit the tasks.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class RunDemand:
         )
 
     def jobs(self) -> dict[str, list[Task]]:
-        """Return the tasks that a cluster has, by the cluster's names for their jobs."""
+        """Return the tasks that were submitted to a cluster, by the cluster's ids of their jobs."""
         found: dict[str, list[Task]] = {}
         for number in self._fold.in_state(State.QUEUED, State.RUNNING):
             found.setdefault(self._fold.job_of(number), []).append(self._task(number))
@@ -93,19 +93,19 @@ class RunDemand:
 
 
 def grouped(tasks: Iterable[Task]) -> list[Demand]:
-    """Return a group for all tasks that are alike."""
+    """Group tasks with the same resources and the same expected time."""
     return [Demand(resources, count, seconds) for (resources, seconds), count in Counter(tasks).items()]
 
 
 class _Completion:
-    """When tasks and all that they lead to will be done.
+    """Estimates when tasks, and all tasks that they create, will be done.
 
     Parameters
     ----------
     fold : Fold
         The run.
     times : list of float
-        The mean times of tasks, by the number of their kind.
+        The mean times of tasks in seconds, by the number of their kind.
     """
 
     def __init__(self, fold: Fold, times: list[float]) -> None:
@@ -117,7 +117,8 @@ class _Completion:
     def at(self, wanted: int) -> float:
         """Return the time at which a task is probably complete, in seconds since the epoch; infinite if unknown.
 
-        Tasks that have still to start count as unknown. It works with a stack, since chains of tasks are deep.
+        The time is unknown for tasks that have not started. The search uses a stack instead of recursion, since chains
+        of tasks can be deep.
         """
         stack = [wanted]
         while stack:

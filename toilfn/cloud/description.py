@@ -411,25 +411,25 @@ class _Reader:
         assert isinstance(description, Description)
         return description
 
-    def _complain(self, path: tuple[str | int, ...], message: str) -> None:
+    def _report(self, path: tuple[str | int, ...], message: str) -> None:
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
         self._wrong.append(f"{self._lines.place(path)}: {name}: {message}" if name else message)
 
     def _section(self, section: type[T], value: Value, path: tuple[str | int, ...]) -> T | None:
         """Build a section from its mapping; return None if anything in it is wrong."""
         if not isinstance(value, dict):
-            self._complain(path, "write keys and values here")
+            self._report(path, "write keys and values here")
             return None
         before = len(self._wrong)
         known: dict[str, Field[Any]] = {entry.name: entry for entry in fields(section)}  # type: ignore[arg-type]
         for name in value.keys() - known.keys():
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            self._complain((*path, name), f"unknown key; {hint}")
+            self._report((*path, name), f"unknown key; {hint}")
         given = {name: self._parsed(known[name], value[name], (*path, name)) for name in known if name in value}
         for name, entry in known.items():
             if name not in value and entry.default is MISSING and entry.default_factory is MISSING:
-                self._complain((*path, name), f"it is missing; write {name}: {entry.metadata['help']}")
+                self._report((*path, name), f"it is missing; write {name}: {entry.metadata['help']}")
         return None if len(self._wrong) > before else section(**given)
 
     def _parsed(self, entry: Field[Any], value: Value, path: tuple[str | int, ...]) -> Any:
@@ -438,40 +438,38 @@ class _Reader:
         try:
             return entry.metadata["parse"](value)
         except (ValueError, ResourceError) as error:
-            self._complain(path, str(error))
+            self._report(path, str(error))
             return None
 
     def _check_cloud(self, description: Description) -> None:
         if description.cloud != "google":
             if description.project:
-                self._complain(("project",), "only Google has projects; write cloud: google")
+                self._report(("project",), "only Google has projects; write cloud: google")
             return
         if len(description.name) > 20:
-            self._complain(("name",), "at Google a cluster's name has up to 20 characters")
+            self._report(("name",), "at Google a cluster's name has up to 20 characters")
         if description.key:
-            self._complain(("key",), "Google has no key pairs; write public_key")
+            self._report(("key",), "Google has no key pairs; write public_key")
         if len(description.network.subnets) > 1:
-            self._complain(("network", "subnets"), "a subnet of Google is in all zones of its region; name one")
+            self._report(("network", "subnets"), "a subnet of Google is in all zones of its region; name one")
         for key, text in description.tags.items():
             if not (_LABEL[0].fullmatch(key) and _LABEL[1].fullmatch(text)):
-                self._complain(
-                    ("tags", key), "labels of Google have lower-case letters, digits, hyphens and underscores"
-                )
+                self._report(("tags", key), "labels of Google have lower-case letters, digits, hyphens and underscores")
         for index, pool in enumerate(description.pools):
             if len(f"toilfn-{description.name}-{pool.name}-{pool.max}") > 63:
-                self._complain(("pools", index, "name"), "the names of machines would be longer than Google allows")
+                self._report(("pools", index, "name"), "the names of machines would be longer than Google allows")
             if pool.max_price is not None:
-                self._complain(("pools", index, "max_price"), "Google has no price limits for spot machines")
+                self._report(("pools", index, "max_price"), "Google has no price limits for spot machines")
 
     def _machines(self, value: Value) -> dict[str, Sizes | None]:
         if not isinstance(value, dict):
-            self._complain(("machines",), "write types with their sizes, such as c6i.xlarge: {cores: 4, memory: 8Gi}")
+            self._report(("machines",), "write types with their sizes, such as c6i.xlarge: {cores: 4, memory: 8Gi}")
             return {}
         return {name: self._section(Sizes, sizes, ("machines", name)) for name, sizes in value.items()}
 
     def _pools(self, value: Value) -> tuple[PoolDescription | None, ...]:
         if not isinstance(value, list) or not value:
-            self._complain(("pools",), "write a list of pools, each with a name")
+            self._report(("pools",), "write a list of pools, each with a name")
             return ()
         pools = tuple(self._section(PoolDescription, pool, ("pools", i)) for i, pool in enumerate(value))
         names = [pool.name for pool in pools if pool]
@@ -482,19 +480,19 @@ class _Reader:
 
     def _check_pool(self, pool: PoolDescription, path: tuple[str | int, ...], names: Sequence[str]) -> None:
         if names.count(pool.name) > 1:
-            self._complain((*path, "name"), f"two pools are called {pool.name!r}; give each its own name")
+            self._report((*path, "name"), f"two pools are called {pool.name!r}; give each its own name")
         if pool.name in _RESERVED:
-            self._complain((*path, "name"), f"{pool.name!r} is used by toilfn itself; choose another name")
+            self._report((*path, "name"), f"{pool.name!r} is used by toilfn itself; choose another name")
         if pool.max == 0:
-            self._complain((*path, "max"), "a pool without machines has no use; write 1 or more, or remove the pool")
+            self._report((*path, "max"), "a pool without machines has no use; write 1 or more, or remove the pool")
         if pool.min > pool.max:
-            self._complain((*path, "min"), f"{pool.min} is more than the pool's max of {pool.max}")
+            self._report((*path, "min"), f"{pool.min} is more than the pool's max of {pool.max}")
         if bool(pool.types) == bool(pool.cores or pool.memory):
-            self._complain(path, "write either types, or the cores and memory that are needed")
+            self._report(path, "write either types, or the cores and memory that are needed")
         if pool.max_price is not None and not pool.spot:
-            self._complain((*path, "max_price"), "only spot machines have a price limit; add spot: true")
+            self._report((*path, "max_price"), "only spot machines have a price limit; add spot: true")
         for kind in pool.disks.keys() - set(pool.types):
-            self._complain((*path, "disks", kind), "it is not one of the pool's types")
+            self._report((*path, "disks", kind), "it is not one of the pool's types")
 
 
 # Writing
