@@ -114,9 +114,7 @@ def test_ahead_waits_while_slurm_is_away_and_says_so_once_for_each_time(scontrol
     open_store(tmp_path / "run", sync=False)
     assert cli.main(["cluster", "ahead", str(tmp_path / "run"), "--interval", "0s"]) == 0
     shown = capsys.readouterr()
-    assert (
-        shown.err.count(f"cannot start nodes until Slurm responds again: scontrol show node --oneliner: {AWAY}") == 2
-    )
+    assert shown.err.count(f"cannot start nodes until Slurm responds again: scontrol show node --oneliner: {AWAY}") == 2
     assert shown.out.count("cpu-0: started, because two tasks will be ready") == 2
 
 

@@ -125,7 +125,7 @@ def test_a_second_launch_is_refused(amazon):
     cloud, steps = fresh(amazon)
     launch(cloud.name, steps, quiet)
     before = everything(amazon, cloud.name)
-    with pytest.raises(ClusterError, match="it exists already"):
+    with pytest.raises(ClusterError, match="already exists"):
         launch(cloud.name, steps, quiet)
     assert everything(amazon, cloud.name) == before
     destroy(cloud.name, steps, quiet)

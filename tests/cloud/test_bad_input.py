@@ -168,7 +168,7 @@ def test_a_cluster_of_this_name_that_one_has_oneself_at_aws(aws, launched):
     before = left_at_aws(aws)
     status, shown = launched(aws_text(aws), "launch", aws)
     assert status == 1
-    assert "it exists already" in shown
+    assert "already exists" in shown
     assert f"choose another name, or remove it: toilfn cluster destroy {aws}" in shown
     assert left_at_aws(aws) == before
     assert launched(aws_text(aws), "destroy", aws)[0] == 0
@@ -266,7 +266,7 @@ def google_text(*changes: tuple[str, str]) -> str:
     ("change", "said", "hint"),
     [
         (("[n2d-standard-4]", "[n2d-standard-5]"), "has the machine type n2d-standard-5", "machine-types list"),
-        (("tags:", f"zones: [{REGION}-z]\ntags:"), f"no zone '{REGION}-z'", f"among its zones: {REGION}-a"),
+        (("tags:", f"zones: [{REGION}-z]\ntags:"), f"no zone '{REGION}-z'", f"from its zones: {REGION}-a"),
         ((f"region: {REGION}", "region: mars"), "Google has no region 'mars'", "gcloud compute regions list"),
         (("{allow_from", "{subnets: [none], allow_from"), "has no subnet 'none'", "network: subnets"),
     ],

@@ -149,7 +149,7 @@ def test_never_more_than_the_maximum():
     actions, _ = decide(settings, [], [Demand(task(36), 1000, 60)], Memory(), 0)
     assert created(actions) == {("c4", "c4.8xlarge"): 7}
     (waiting,) = [action for action in actions if isinstance(action, Unplaced)]
-    assert "as many machines as it may have: c4 (7)" in waiting.reason
+    assert "its maximum number of machines: c4 (7)" in waiting.reason
     assert waiting.count == 993
 
 

@@ -62,7 +62,7 @@ def test_files_are_copied_both_ways(sshd, host, tmp_path):
     assert (tmp_path / "there" / "a file").read_text() == "content"
     assert rsync(host, ["-a", f":{tmp_path}/there/", f"{tmp_path}/back"], sshd.identity) == 0
     assert (tmp_path / "back" / "a file").read_text() == "content"
-    with pytest.raises(InputError, match="begin one with a colon"):
+    with pytest.raises(InputError, match="begins with a colon"):
         rsync(host, ["-a", str(tmp_path), str(tmp_path)])
 
 

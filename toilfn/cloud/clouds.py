@@ -55,7 +55,7 @@ class AmazonProvider(AmazonCloud, Provider):
         return [_amazon_machine(instance) for instance in self.instances()]
 
     def pools(self, description: Description) -> AmazonMachines:
-        """Return what creates and ends the machines of pools."""
+        """Return the object that starts and ends the machines of pools."""
         return AmazonMachines(self, description)
 
     def clusters(self) -> list[Cluster]:
@@ -123,7 +123,7 @@ class GoogleProvider(GoogleCloud, Provider):
         return Machine(instance["name"], node, kind, instance["status"], public or network.get("networkIP", ""), key)
 
     def pools(self, description: Description) -> GoogleMachines:
-        """Return what creates and ends the machines of pools."""
+        """Return the object that starts and ends the machines of pools."""
         return GoogleMachines(self, description)
 
     def clusters(self) -> list[Cluster]:

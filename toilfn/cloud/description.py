@@ -1,4 +1,4 @@
-"""The file that a person writes about a cluster: `cluster.yaml`, checked with line numbers before anything is made."""
+"""The description of a cluster, `cluster.yaml`: its keys, and checks that report errors with line numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 T = TypeVar("T")
 Value = Any
-"""A value as a YAML file or an option holds it."""
+"""The value of a key, from a YAML file or an option."""
 Parser = Callable[[Value], Any]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]")
@@ -33,14 +33,15 @@ _EXAMPLES = {
     "aws": ("us-east-1", "c6i.4xlarge", "c6a.4xlarge"),
     "google": ("us-central1", "n2-standard-16", "n2d-standard-16"),
 }
-"""A region of each cloud, and machine types that are equally welcome."""
+"""For each cloud, the region and the machine types in the description that `toilfn cluster init` writes."""
 _GIB = 2**30
 _RESERVED = ("all", "controller", "default")
-"""Names that pools may not have: a partition with all nodes, the controller, and the defaults in slurm.conf."""
+"""Reserved names, which pools must not have: the partition of all nodes, the controller, and ``DEFAULT``, which has a
+special meaning in slurm.conf."""
 
 
 def _key(parse: Parser, help: str, default: Any = MISSING, **more: Any) -> Any:
-    """Describe a key of the file: how its value is read, and what it means."""
+    """Define a key of the file: the function that parses its value, its meaning, and its default."""
     metadata = {"parse": parse, "help": help}
     if default is MISSING and "default_factory" not in more:
         return field(metadata=metadata)
@@ -52,14 +53,14 @@ def _key(parse: Parser, help: str, default: Any = MISSING, **more: Any) -> Any:
 
 def _text(value: Value) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("write a text")
+        raise ValueError(f"{value!r} is not a text")
     return value
 
 
 def _name(value: Value) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(
-            f"{value!r} is not a name: use up to 40 lower-case letters, digits and hyphens, a letter first"
+            f"{value!r} is not a valid name: use up to 40 lower-case letters, digits and hyphens; begin with a letter"
         )
     return value
 
@@ -120,7 +121,7 @@ def _address_range(value: Value) -> str:
 
 
 def _list_of(parse: Callable[[Value], T], *, splits: bool = True) -> Callable[[Value], tuple[T, ...]]:
-    """Read a list; a single text may have several items with commas between them, unless it is free text."""
+    """Build a parser for a list. If `splits` is true, it also accepts a text with items separated by commas."""
 
     def parse_list(value: Value) -> tuple[T, ...]:
         if isinstance(value, str) and splits:
@@ -154,13 +155,13 @@ class Sizes:
 
     cores: float = _key(_number, "virtual CPUs")
     memory: int = _key(parse_memory, "memory, such as 32Gi")
-    price: float | None = _key(_number, "for an hour", None)
-    spot_price: float | None = _key(_number, "for an hour as a spot machine", None)
+    price: float | None = _key(_number, "price for an hour", None)
+    spot_price: float | None = _key(_number, "price for an hour as a spot machine", None)
 
 
 @dataclass(frozen=True)
 class Network:
-    """Where in the cloud's network the machines are, and who reaches the controller."""
+    """The network of the machines, and the addresses that may connect to the controller."""
 
     subnets: tuple[str, ...] = _key(_list_of(_text), "existing subnets (default: those of the default network)", ())
     security_groups: tuple[str, ...] = _key(
@@ -172,7 +173,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the cluster grows and shrinks."""
+    """The settings of the scaler, by which the cluster grows and shrinks."""
 
     target_time: float = _key(parse_duration, "time in which queued tasks should finish", 1800.0)
     inertia: float = _key(_up_to(0.9), "weight of earlier sizes, from 0 to 0.9", 0.1)
@@ -185,12 +186,12 @@ class Scaling:
 
 @dataclass(frozen=True)
 class PoolDescription:
-    """Machines that are treated alike."""
+    """A pool: machines that are treated alike."""
 
     name: str = _key(_name, "the pool's name")
-    types: tuple[str, ...] = _key(_list_of(_machine), "machine types, any of which will do", ())
-    cores: float | None = _key(_number, "instead of types: at least so many cores", None)
-    memory: int | None = _key(parse_memory, "instead of types: at least so much memory", None)
+    types: tuple[str, ...] = _key(_list_of(_machine), "machine types, any of which may be used", ())
+    cores: float | None = _key(_number, "instead of types: minimum number of cores", None)
+    memory: int | None = _key(parse_memory, "instead of types: minimum memory", None)
     min: int = _key(_whole, "minimum number of machines", 0)
     max: int = _key(_whole, "maximum number of machines", 10)
     spot: bool = _key(_flag, "use spot machines, which the cloud may take away", False)
@@ -199,7 +200,7 @@ class PoolDescription:
     disks: dict[str, int] = _key(_mapping_of(parse_disk), "volume sizes of particular types", default_factory=dict)
 
     def disk_of(self, kind: str) -> int:
-        """Return the size of the volume of a machine of a type, in bytes."""
+        """Return the volume size of machines of a type, in bytes."""
         return self.disks.get(kind, self.disk)
 
     def fits(self, cores: float, memory: int) -> bool:
@@ -209,7 +210,7 @@ class PoolDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """A cluster."""
+    """The description of a cluster."""
 
     name: str = _key(_name, "the cluster's name; unique in the account and region, or the project")
     region: str = _key(_text, "region of the cloud")
@@ -243,12 +244,12 @@ class Description:
         Raises
         ------
         InputError
-            If there is none.
+            If the cluster has no pool with this name.
         """
         found = next((pool for pool in self.pools if pool.name == name), None)
         if found is None:
             names = ", ".join(pool.name for pool in self.pools)
-            raise InputError(f"cluster {self.name}: there is no pool {name!r}; its pools are {names}")
+            raise InputError(f"cluster {self.name}: there is no pool {name!r}", hint=f"its pools are {names}")
         return found
 
 
@@ -259,22 +260,22 @@ _SECTIONS: dict[str, type] = {"network": Network, "scaling": Scaling}
 
 
 def read(text: str, source: str = "cluster.yaml", settings: Sequence[str] = ()) -> Description:
-    """Read a description and check all of it.
+    """Parse and check a description.
 
     Parameters
     ----------
     text : str
-        YAML.
+        The description as YAML.
     source : str, optional
-        Its name in messages.
+        The name of the file, for messages.
     settings : sequence of str, optional
-        Values that take the place of the file's: ``"cpu.max=20"`` for the pool ``cpu``, ``"pool.max=20"`` for all
-        pools, ``"network.private=true"``.
+        Values that replace those of the file: ``"cpu.max=20"`` for the pool ``cpu``, ``"pool.max=20"`` for all pools,
+        ``"network.private=true"``.
 
     Raises
     ------
     InputError
-        Naming each line that cannot be used.
+        If the description is not valid. The message has all errors, each with its line.
     """
     return _Reader(source).read(text, settings)
 
@@ -290,9 +291,9 @@ class _Lines:
             self.value = {} if root is None else self._value(root, ())
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise InputError(f"{source}:{line}: {error.problem}; check the YAML there") from None
+            raise InputError(f"{source}:{line}: invalid YAML: {error.problem}") from None
         except yaml.YAMLError as error:
-            raise InputError(f"{source}: this is not YAML: {' '.join(str(error).split())}") from None
+            raise InputError(f"{source}: invalid YAML: {' '.join(str(error).split())}") from None
 
     def _value(self, node: yaml.Node, path: tuple[str | int, ...]) -> Value:
         self._places.setdefault(path, f"{self._source}:{node.start_mark.line + 1}")
@@ -302,7 +303,7 @@ class _Lines:
                 name = str(key.value)
                 place = f"{self._source}:{key.start_mark.line + 1}"
                 if name in found:
-                    raise InputError(f"{place}: {name}: it appears twice; remove one of the two")
+                    raise InputError(f"{place}: {name}: the key appears twice", hint="remove one of the two")
                 here = (*path, name)
                 self._places[here] = place
                 found[name] = self._value(item, here)
@@ -312,27 +313,27 @@ class _Lines:
         return yaml.SafeLoader("").construct_object(node)
 
     def place(self, path: tuple[str | int, ...]) -> str:
-        """Return file and line of a value, or of the nearest thing around it."""
+        """Return the file and line of a value, or of the nearest value that contains it."""
         while path and path not in self._places:
             path = path[:-1]
         return self._places.get(path, self._source)
 
     def set(self, setting: str) -> None:
-        """Put a value in the place of the file's.
+        """Replace a value of the file by that of an option such as ``cpu.max=20``.
 
         Raises
         ------
         InputError
-            If there is no place for it.
+            If the option is malformed, or the key or pool does not exist.
         """
         key, equals, value = setting.partition("=")
         parts = _parts(key)
         if not equals or not all(parts):
-            raise InputError(f"--set {setting}: write KEY=VALUE, such as --set cpu.max=20")
+            raise InputError(f"--set {setting}: not of the form KEY=VALUE", hint="example: --set cpu.max=20")
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise InputError(f"--set {setting}: {value!r} is not a value; put it in quotes") from None
+            raise InputError(f"--set {setting}: {value!r} is not valid YAML", hint="put it in quotes") from None
         for path in self._targets(parts, setting):
             self._put(path, parsed, setting)
 
@@ -346,12 +347,14 @@ class _Lines:
         if len(parts) > 1 and parts[0] in names:
             return [("pools", names[parts[0]], *parts[1:])]
         if parts[0] in names:
-            raise InputError(f"--set {setting}: {parts[0]} is a pool; name one of its keys, such as {parts[0]}.max=20")
+            raise InputError(
+                f"--set {setting}: {parts[0]} is a pool", hint=f"set one of its keys, such as {parts[0]}.max=20"
+            )
         known = {entry.name for entry in fields(Description)}
         if parts[0] not in known:
             near = get_close_matches(parts[0], [*known, *map(str, names)], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; pools are {', '.join(map(str, names))}"
-            raise InputError(f"--set {setting}: there is neither a key nor a pool {parts[0]!r}{hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"pools are {', '.join(map(str, names))}"
+            raise InputError(f"--set {setting}: there is neither a key nor a pool {parts[0]!r}", hint=hint)
         return [tuple(parts)]
 
     def _put(self, path: tuple[str | int, ...], value: Value, setting: str) -> None:
@@ -359,13 +362,15 @@ class _Lines:
         for part in path[:-1]:
             around = around[part] if isinstance(part, int) else around.setdefault(part, {})
             if not isinstance(around, (dict, list)):
-                raise InputError(f"--set {setting}: {part} is a single value, it has no parts")
+                raise InputError(f"--set {setting}: {part} is a single value and has no keys")
         around[path[-1]] = value
         self._places[path] = f"--set {setting}"
 
 
 def _parts(key: str) -> list[str]:
-    """Split the key of a setting at its dots. Keys may have hyphens; names of types and tags are left as they are.
+    """Split the key of a setting at its dots, and replace hyphens in it by underscores.
+
+    The names of machine types and tags may contain dots and hyphens, and are not changed.
 
     >>> _parts("scaling.target-time"), _parts("cpu.disks.c6i.large"), _parts("machines.n2-standard-8.spot-price")
     (['scaling', 'target_time'], ['cpu', 'disks', 'c6i.large'], ['machines', 'n2-standard-8', 'spot_price'])
@@ -381,7 +386,7 @@ def _parts(key: str) -> list[str]:
 
 
 class _Reader:
-    """Checks all of a file, and reports everything that is wrong at once."""
+    """Parses and checks a whole file, and reports all errors at once."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -393,7 +398,9 @@ class _Reader:
             self._lines.set(setting)
         value = self._lines.value
         if not isinstance(value, dict):
-            raise InputError(f"{self._source}: write keys and values, as `toilfn cluster init` does")
+            raise InputError(
+                f"{self._source}: not a mapping of keys and values", hint="`toilfn cluster init` writes an example"
+            )
         for name, section in _SECTIONS.items():
             if name in value:
                 value[name] = self._section(section, value[name], (name,))
@@ -416,7 +423,7 @@ class _Reader:
         self._wrong.append(f"{self._lines.place(path)}: {name}: {message}" if name else message)
 
     def _section(self, section: type[T], value: Value, path: tuple[str | int, ...]) -> T | None:
-        """Build a section from its mapping; return None if anything in it is wrong."""
+        """Build a section from its mapping; report errors, and return None if there are any."""
         if not isinstance(value, dict):
             self._report(path, "write keys and values here")
             return None
@@ -429,7 +436,7 @@ class _Reader:
         given = {name: self._parsed(known[name], value[name], (*path, name)) for name in known if name in value}
         for name, entry in known.items():
             if name not in value and entry.default is MISSING and entry.default_factory is MISSING:
-                self._report((*path, name), f"it is missing; write {name}: {entry.metadata['help']}")
+                self._report((*path, name), f"the key is missing ({entry.metadata['help']})")
         return None if len(self._wrong) > before else section(**given)
 
     def _parsed(self, entry: Field[Any], value: Value, path: tuple[str | int, ...]) -> Any:
@@ -447,14 +454,14 @@ class _Reader:
                 self._report(("project",), "only Google has projects; write cloud: google")
             return
         if len(description.name) > 20:
-            self._report(("name",), "at Google a cluster's name has up to 20 characters")
+            self._report(("name",), "at Google, the name of a cluster has at most 20 characters")
         if description.key:
             self._report(("key",), "Google has no key pairs; write public_key")
         if len(description.network.subnets) > 1:
-            self._report(("network", "subnets"), "a subnet of Google is in all zones of its region; name one")
+            self._report(("network", "subnets"), "list only one subnet: at Google, it has all zones of its region")
         for key, text in description.tags.items():
             if not (_LABEL[0].fullmatch(key) and _LABEL[1].fullmatch(text)):
-                self._report(("tags", key), "labels of Google have lower-case letters, digits, hyphens and underscores")
+                self._report(("tags", key), "use only lower-case letters, digits, hyphens and underscores for Google")
         for index, pool in enumerate(description.pools):
             if len(f"toilfn-{description.name}-{pool.name}-{pool.max}") > 63:
                 self._report(("pools", index, "name"), "the names of machines would be longer than Google allows")
@@ -480,26 +487,26 @@ class _Reader:
 
     def _check_pool(self, pool: PoolDescription, path: tuple[str | int, ...], names: Sequence[str]) -> None:
         if names.count(pool.name) > 1:
-            self._report((*path, "name"), f"two pools are called {pool.name!r}; give each its own name")
+            self._report((*path, "name"), f"two pools are called {pool.name!r}; choose different names")
         if pool.name in _RESERVED:
-            self._report((*path, "name"), f"{pool.name!r} is used by toilfn itself; choose another name")
+            self._report((*path, "name"), f"the name {pool.name!r} is reserved; choose another one")
         if pool.max == 0:
-            self._report((*path, "max"), "a pool without machines has no use; write 1 or more, or remove the pool")
+            self._report((*path, "max"), "a pool needs at least one machine; write 1 or more, or remove the pool")
         if pool.min > pool.max:
-            self._report((*path, "min"), f"{pool.min} is more than the pool's max of {pool.max}")
+            self._report((*path, "min"), f"{pool.min} is more than the pool's maximum of {pool.max}")
         if bool(pool.types) == bool(pool.cores or pool.memory):
-            self._report(path, "write either types, or the cores and memory that are needed")
+            self._report(path, "write either types, or cores and memory")
         if pool.max_price is not None and not pool.spot:
             self._report((*path, "max_price"), "only spot machines have a price limit; add spot: true")
         for kind in pool.disks.keys() - set(pool.types):
-            self._report((*path, "disks", kind), "it is not one of the pool's types")
+            self._report((*path, "disks", kind), "this is not one of the pool's types")
 
 
 # Writing
 
 
 def template(name: str, region: str | None = None, cloud: str = "aws") -> str:
-    """Return a description with every key, each explained, for a person to change."""
+    """Return the text of a description that contains and explains every key, for the user to edit."""
     default, *types = _EXAMPLES[cloud]
     lines = [
         "# A cluster for `toilfn cluster launch`. Remove the '#' in front of each line that you change.",

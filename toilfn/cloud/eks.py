@@ -1,6 +1,6 @@
-"""Kubernetes on AWS: an EKS cluster in Auto Mode, where AWS makes and removes nodes as pods need them.
+"""Kubernetes on AWS: an EKS cluster in Auto Mode, where AWS creates and removes nodes as pods need them.
 
-Pools of the description become objects inside Kubernetes, which `manifests` writes for kubectl.
+The pools of the description become objects in Kubernetes; `manifests` returns their YAML for kubectl.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _POLICIES = {
     "node": ("AmazonEKSWorkerNodeMinimalPolicy", "AmazonEC2ContainerRegistryPullOnly"),
     "tasks": (),
 }  # fmt: skip
-"""The policies of AWS that EKS and its nodes need; tasks get rights on the store alone."""
+"""AWS's policies with the permissions that EKS and its nodes need. Tasks get access to the store only."""
 _TRUSTED = {
     "cluster": ("eks.amazonaws.com", ["sts:AssumeRole", "sts:TagSession"]),
     "node": ("ec2.amazonaws.com", ["sts:AssumeRole"]),
@@ -39,7 +39,7 @@ _TRUSTED = {
 
 
 def _found(cloud: AmazonCloud) -> dict[str, Any] | None:
-    """Return the EKS cluster, if there is one with this cluster's tag."""
+    """Return the EKS cluster with this cluster's tag; None if there is none."""
     try:
         found: dict[str, Any] = cloud.ask("eks", "describe_cluster", name=f"toilfn-{cloud.name}")["cluster"]
     except AmazonRefusalError as error:
@@ -50,7 +50,7 @@ def _found(cloud: AmazonCloud) -> dict[str, Any] | None:
 
 
 class _Roles(RoleStep):
-    """The rights of EKS, of its nodes, and of tasks: these reach the store."""
+    """The roles of EKS, of its nodes, and of tasks, which may access the store."""
 
     title = "roles of Kubernetes"
     parts = tuple(_POLICIES)
@@ -85,7 +85,7 @@ class _Roles(RoleStep):
 
 
 class _Control(KubernetesStep[AmazonCloud]):
-    """An EKS cluster."""
+    """The EKS cluster."""
 
     ready, ending, changing = "ACTIVE", "DELETING", ("CREATING", "PENDING", "UPDATING")
 
@@ -121,7 +121,10 @@ class _Control(KubernetesStep[AmazonCloud]):
 
 
 class _Access(AmazonStep):
-    """The rights on the store that pods with the service account get; they go with the cluster."""
+    """The association of the service account with the role of tasks, so that their pods can access the store.
+
+    It is removed with the EKS cluster.
+    """
 
     title = "rights of pods"
 
@@ -146,16 +149,16 @@ class _Access(AmazonStep):
                        tags={TAG: self.cloud.name})  # fmt: skip
 
     def remove(self) -> None:
-        """Remove nothing: they go with the cluster."""
+        """Remove nothing, since the association is removed with the EKS cluster."""
 
 
 def steps_of(cloud: AmazonCloud, description: Description | None = None) -> list[Step[AmazonCloud]]:
-    """Return the steps of a cluster with Kubernetes, in the order of launching."""
+    """Return the steps of a Kubernetes cluster, in the order of launching."""
     return [_Roles(cloud, description), _Control(cloud, description), _Access(cloud, description)]
 
 
 def clusters(amazon: Amazon) -> list[str]:
-    """Return the names of this region's clusters of kind kubernetes."""
+    """Return the names of the region's clusters of the kind kubernetes."""
     found: list[str] = []
     token: dict[str, str] = {}
     while True:
@@ -173,7 +176,7 @@ def clusters(amazon: Amazon) -> list[str]:
 
 
 def manifests(description: Description) -> str:
-    """Return YAML for `kubectl apply`: a node pool for each pool, the service account and what a leader may do."""
+    """Return YAML for `kubectl apply`: the node pools, the service account, and the permissions of leaders."""
     documents = [*map(_node_pool, description.pools), *account()]
     return yaml.safe_dump_all(documents, sort_keys=False)
 

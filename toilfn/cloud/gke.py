@@ -1,6 +1,6 @@
-"""Kubernetes at Google: a GKE cluster with a node pool for each pool, which Google makes larger and smaller.
+"""Kubernetes at Google: a GKE cluster with node pools, whose sizes Google adapts.
 
-A node pool of GKE has one machine type, so a pool of several types becomes several node pools.
+A node pool of GKE has only one machine type, so a pool with several types becomes several node pools.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GIB = 2**30
 
 
 def _all(cloud: GoogleCloud) -> list[dict[str, Any]]:
-    """Return the project's GKE clusters; there are none where GKE is not enabled."""
+    """Return the project's GKE clusters; none if GKE is not enabled in the project."""
     try:
         answer = cloud.google.ask("container", "GET", f"projects/{cloud.project}/locations/-/clusters")
     except GoogleRefusalError as error:
@@ -39,25 +39,25 @@ def _all(cloud: GoogleCloud) -> list[dict[str, Any]]:
 
 
 def _found(cloud: GoogleCloud) -> dict[str, Any] | None:
-    """Return the GKE cluster with this cluster's label."""
+    """Return the GKE cluster with this cluster's label; None if there is none."""
     return next((one for one in _all(cloud) if one.get("resourceLabels", {}).get(TAG) == cloud.name), None)
 
 
 def clusters(cloud: GoogleCloud) -> list[str]:
-    """Return the names of the project's clusters of kind kubernetes."""
+    """Return the names of the project's clusters of the kind kubernetes."""
     labels = [one.get("resourceLabels", {}) for one in _all(cloud)]
     return [own[TAG] for own in labels if TAG in own]
 
 
 class _Accounts(AccountStep):
-    """The accounts of nodes, and of tasks: these reach the store."""
+    """The service accounts of nodes and of tasks, which may access the store."""
 
     title = "service accounts of Kubernetes"
     parts = ("nodes", "tasks")
 
 
 class _Permissions(PermissionStep):
-    """The least rights that GKE's nodes need, and the store for tasks."""
+    """The minimum permissions of GKE's nodes, and access to the store for tasks."""
 
     title = "permissions of Kubernetes"
     accounts = _Accounts
@@ -67,11 +67,11 @@ class _Permissions(PermissionStep):
         return [{"role": _NODE_ROLE, "members": [nodes]}, *self.store_bindings([tasks])]
 
     def trust(self) -> None:
-        """Do nothing: pods get their account once there is a cluster."""
+        """Do nothing, since the account of pods can only be set once the GKE cluster exists."""
 
 
 class _Control(KubernetesStep[GoogleCloud]):
-    """A GKE cluster with its node pools."""
+    """The GKE cluster with its node pools."""
 
     ready, ending, changing = "RUNNING", "STOPPING", ("PROVISIONING", "RECONCILING")
 
@@ -145,7 +145,10 @@ class _Control(KubernetesStep[GoogleCloud]):
 
 
 class _Access(PermissionStep):
-    """The account that pods with the service account get; that goes with the account."""
+    """The permission of Kubernetes' service account to use that of Google, so that pods can access the store.
+
+    It is removed with Google's service account.
+    """
 
     title = "rights of pods"
     accounts = _Accounts
@@ -169,16 +172,16 @@ class _Access(PermissionStep):
             self.allow(self.cloud.account_of("tasks"), _IDENTITY_ROLE, member)
 
     def remove(self) -> None:
-        """Remove nothing: they go with the service account."""
+        """Remove nothing, since the permission is removed with Google's service account."""
 
 
 def steps_of(cloud: GoogleCloud, description: Description | None = None) -> list[Step[GoogleCloud]]:
-    """Return the steps of a cluster with Kubernetes, in the order of launching."""
+    """Return the steps of a Kubernetes cluster, in the order of launching."""
     kinds: list[type[Step[GoogleCloud]]] = [_Accounts, _Permissions, _Access, _Control]
     return [kind(cloud, description) for kind in kinds]
 
 
 def manifests(cloud: GoogleCloud, description: Description) -> str:
-    """Return YAML for `kubectl apply`: the service account, which is one of Google's, and what a leader may do."""
+    """Return YAML for `kubectl apply`: the service account, mapped to Google's, and the permissions of leaders."""
     identity = {"iam.gke.io/gcp-service-account": cloud.account(description, "tasks")}
     return yaml.safe_dump_all(account(identity), sort_keys=False)

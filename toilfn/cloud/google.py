@@ -1,4 +1,4 @@
-"""A cluster at Google: its machines, and the questions to the cloud that all its resources need."""
+"""A cluster at Google: its machines, and the requests that several kinds of resources need."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["HOST_KEY", "GoogleCloud", "GoogleStep", "boot_disk", "disk_of", "ign
 
 HOST_KEY = "toilfn-host-key"
 _IMAGE = ("ubuntu-os-cloud", "ubuntu-2404-lts-amd64")
-"""The project and the family of the default image: those of Debian at Google come without cloud-init."""
+"""The project and the family of the default image. It is Ubuntu, since Google's images of Debian lack cloud-init."""
 _MANAGED = "goog-gke-node"
-"""The label of machines that belong to a managed Kubernetes, to which the labels of its cluster are copied."""
+"""The label of machines of a managed Kubernetes cluster. They also have the labels of that cluster."""
 _GIB = 2**30
 
 
 @contextmanager
 def ignoring(*codes: int | str) -> Iterator[None]:
-    """Pass over refusals with these HTTP statuses or codes."""
+    """Ignore refusals with these HTTP statuses or error codes."""
     try:
         yield
     except GoogleRefusalError as error:
@@ -41,23 +41,23 @@ def ignoring(*codes: int | str) -> Iterator[None]:
 
 
 def last(url: str) -> str:
-    """Return the last part of a URL by which Google names a resource."""
+    """Return the last part of a resource's URL, which is the resource's name."""
     return url.rpartition("/")[2]
 
 
 class GoogleCloud:
-    """Google for one cluster.
+    """The access to Google for one cluster.
 
     Parameters
     ----------
     name : str
         The cluster's name, which is unique in the project.
     region : str, optional
-        The region for what is made; what exists is found in all regions.
+        The region for new resources. Existing resources are found in all regions.
     google : Google, optional
-        Sends requests in the project.
+        The client that sends requests for the project.
     pause : callable, optional
-        Waits for some seconds.
+        A function that waits for a number of seconds.
     """
 
     name: str
@@ -79,17 +79,17 @@ class GoogleCloud:
 
     @property
     def mark(self) -> str:
-        """The description of resources that cannot have labels."""
+        """The text that marks resources without labels as the cluster's, in their descriptions."""
         return f"{TAG}={self.name}"
 
     def compute(self, verb: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
-        """Send a request about the project's machines and networks."""
+        """Send a request about the project's machines or networks."""
         return self.google.ask("compute", verb, f"projects/{self.project}/{path}", body, **query)
 
     def begin(self, verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send a change, and return the operation by which Google makes it.
+        """Request a change, and return the operation with which Google makes it.
 
-        The id of the request begins with the mark of this cluster, by which `settle` knows the operation.
+        The id of the request begins with a mark of this cluster, so that `settle` can find the operation.
         """
         identity = uuid.UUID(bytes=self._mark_of_requests() + os.urandom(8), version=4)
         operation: dict[str, Any] = self.compute(verb, path, body, requestId=str(identity))
@@ -99,12 +99,12 @@ class GoogleCloud:
         return hashlib.sha256(f"{self.project}/{self.name}".encode()).digest()[:8]
 
     def finish(self, operation: dict[str, Any], subject: str) -> None:
-        """Wait until Google has made a change.
+        """Wait until an operation has finished.
 
         Parameters
         ----------
         operation : dict
-            What `begin` has returned.
+            The operation from `begin`.
         subject : str
             The change, for messages.
 
@@ -119,56 +119,56 @@ class GoogleCloud:
 
     def _wait(self, operation: dict[str, Any], subject: str) -> dict[str, Any]:
         scope = next((f"{kind}s/{last(operation[kind])}" for kind in ("zone", "region") if kind in operation), "global")
-        for _ in range(30):  # Google answers when it is done, or after two minutes
+        for _ in range(30):  # each request waits until the operation has finished, at most two minutes
             if operation["status"] == "DONE":
                 return operation
             operation = self.compute("POST", f"{scope}/operations/{operation['name']}/wait")
         raise ClusterError(f"{subject}: Google has not finished after an hour")
 
     def change(self, verb: str, path: str, body: dict[str, Any] | None = None) -> None:
-        """Send a change and wait until Google has made it.
+        """Request a change, and wait until Google has made it.
 
         Raises
         ------
         GoogleRefusalError
-            If the change fails, at once or later.
+            If Google refuses the request, or the change fails later.
         """
         self.finish(self.begin(verb, path, body), f"{verb} {path}")
 
     def settle(self) -> None:
-        """Wait for the changes of this cluster that have begun, whoever began them, and however they end.
+        """Wait for all unfinished changes of this cluster, no matter which process requested them.
 
-        Machines of a bulk insert whose controller is gone, or the resources of a launch that was interrupted, do not
-        exist yet; a search would not find them.
+        A launch that was interrupted, or a controller that is gone, may have requested resources that do not exist yet,
+        so that a search would not find them.
         """
         mark = str(uuid.UUID(bytes=self._mark_of_requests() + bytes(8), version=4))[:18]
         for operation in self.scattered("operations", "status != DONE"):
             is_about = last(operation.get("targetLink", "")).startswith(f"toilfn-{self.name}-")
             if is_about or operation.get("clientOperationId", "").startswith(mark):
-                with ignoring(404):  # Google forgets operations that were done long ago
+                with ignoring(404):  # Google deletes operations some time after they have finished
                     self._wait(operation, f"operation {operation['name']}")
 
     def scattered(self, kind: str, wanted: str) -> Iterator[dict[str, Any]]:
-        """Yield the resources of all zones that a filter selects."""
+        """Yield the resources of all zones that match a filter."""
         path = f"projects/{self.project}/aggregated/{kind}"
         for zone in self.google.pages("compute", path, "items", filter=wanted):
             yield from zone.get(kind, [])
 
     def instances(self, wanted: str | None = None) -> list[dict[str, Any]]:
-        """Return the cluster's instances, without those of a managed Kubernetes."""
+        """Return the cluster's instances, except those of a managed Kubernetes cluster."""
         found = self.scattered("instances", wanted or f"labels.{TAG}={self.name}")
         return [instance for instance in found if _MANAGED not in instance["labels"]]
 
     def node_of(self, instance: dict[str, Any]) -> str:
-        """Return the name in Slurm of an instance."""
+        """Return an instance's name in Slurm."""
         return str(instance["name"]).removeprefix(f"toilfn-{self.name}-")
 
     def controller(self) -> dict[str, Any] | None:
-        """Return the controller's instance, if there is one."""
+        """Return the controller's instance; None if it does not exist."""
         return next((i for i in self.instances() if self.node_of(i) == CONTROLLER), None)
 
     def delete(self, instances: Sequence[dict[str, Any]]) -> None:
-        """Delete instances and wait until they are gone; one that is gone already is passed over."""
+        """Delete instances, and wait until they no longer exist; a missing instance is ignored."""
         begun = []
         for instance in instances:
             path = f"zones/{last(instance['zone'])}/instances/{instance['name']}"
@@ -179,7 +179,7 @@ class GoogleCloud:
                 self.finish(operation, subject)
 
     def zones(self, description: Description) -> list[str]:
-        """Return the zones that machines may be in.
+        """Return the zones for the machines.
 
         Raises
         ------
@@ -199,17 +199,17 @@ class GoogleCloud:
         if wrong := [zone for zone in description.zones if zone not in there]:
             raise InputError(
                 f"cluster {self.name}: region {region} has no zone {wrong[0]!r}",
-                hint=f"choose among its zones: {', '.join(there)}",
+                hint=f"choose from its zones: {', '.join(there)}",
             )
         return list(description.zones) or there
 
     def machine_types(self, description: Description, names: Sequence[str]) -> dict[str, MachineType]:
-        """Return the sizes of types.
+        """Return the sizes of machine types.
 
         Raises
         ------
         InputError
-            If none of the zones has one of them.
+            If one of the types is in none of the zones.
         """
         zones, wanted = self.zones(description), sorted(set(names))
         chosen = " OR ".join(f'(name = "{name}")' for name in wanted)
@@ -226,12 +226,12 @@ class GoogleCloud:
         return found
 
     def subnet(self, description: Description) -> dict[str, Any]:
-        """Return the subnet that machines are in.
+        """Return the subnet for the machines.
 
         Raises
         ------
         InputError
-            If the region does not have it.
+            If the region does not have the subnet.
         """
         (name,) = description.network.subnets or ("default",)
         try:
@@ -240,13 +240,13 @@ class GoogleCloud:
             if error.status == 404:
                 raise InputError(
                     f"cluster {self.name}: region {description.region} has no subnet {name!r}",
-                    hint="name one under network: subnets",
+                    hint="list one under network: subnets",
                 ) from None
             raise
         return found
 
     def image(self, description: Description) -> str:
-        """Return the machine image: the one that is named, or the newest of Ubuntu 24.04."""
+        """Return the URL of the machine image: that of the description, or the newest image of Ubuntu 24.04."""
         if description.image:
             return description.image
         project, family = _IMAGE
@@ -254,19 +254,19 @@ class GoogleCloud:
         return f"projects/{project}/global/images/{found['name']}"
 
     def account(self, description: Description, part: str) -> str:
-        """Return the address of the service account of a part of the cluster."""
+        """Return the address of the service account for a part of the cluster: an existing one, or a new one."""
         return description.profile or self.account_of(part)
 
     def account_of(self, part: str) -> str:
-        """Return the address of a service account that the cluster makes."""
+        """Return the address of the service account that is created for a part of the cluster."""
         return f"toilfn-{self.name}-{part[0]}@{self.project}.iam.gserviceaccount.com"
 
     def labels(self, description: Description, **more: str) -> dict[str, str]:
-        """Return the labels of what is made."""
+        """Return the labels for new resources."""
         return {**description.tags, TAG: self.name, **more}
 
     def check(self, description: Description) -> None:
-        """Check against the cloud what the description names, before anything is made."""
+        """Check that the cloud has everything that the description names, before anything is created."""
         for pool in description.pools:
             if not pool.types:
                 self.launched_types(pool)
@@ -277,8 +277,10 @@ class GoogleCloud:
             self.image(description)
 
     def launched_types(self, pool: PoolDescription) -> PoolDescription:
-        """Refuse a pool without types."""
-        raise InputError(f"pool {pool.name}: name its types; at Google, sizes alone are for `toilfn cluster plan`")
+        """Raise `InputError`, since a pool at Google must have types."""
+        raise InputError(
+            f"pool {pool.name}: at Google, pools need types; sizes alone only work with `toilfn cluster plan`"
+        )
 
 
 def _machine_type(kind: dict[str, Any]) -> MachineType:
@@ -291,17 +293,17 @@ def _machine_type(kind: dict[str, Any]) -> MachineType:
 
 
 def disk_of(kind: str) -> str:
-    """Return the type of disk for a machine type: from the fourth generation on, machines take Hyperdisk only."""
+    """Return the type of disk for a machine type: machines of the fourth generation or later need Hyperdisk."""
     generation = re.match(r"[a-z]+(\d+)", kind)
     return "hyperdisk-balanced" if generation and int(generation[1]) >= 4 else "pd-balanced"
 
 
 def boot_disk(kind: str, size: int, image: str | None, labels: dict[str, str], at: str = "") -> dict[str, Any]:
-    """Return the boot disk of a machine of a type, which goes with the machine."""
+    """Return the boot disk for a machine of a type. It is deleted with the machine."""
     disk = f"{at}diskTypes/{disk_of(kind)}" if at else disk_of(kind)
     parameters = {"diskSizeGb": str(-(-size // _GIB)), "diskType": disk, "sourceImage": image, "labels": labels}
     return {"boot": True, "autoDelete": True, "type": "PERSISTENT", "initializeParams": parameters}
 
 
 class GoogleStep(Step[GoogleCloud]):
-    """A step at Google."""
+    """A step that creates and removes resources at Google."""

@@ -1,7 +1,7 @@
-"""A client for Google's cloud: REST requests with default credentials, and refusals that say what to do.
+"""A client for Google's cloud: REST requests with default credentials, and errors with hints.
 
-Google's own libraries for compute, containers, accounts and projects are four packages; the same requests, written
-as its public discovery documents describe them, need google-auth and requests, which gcsfs brings along.
+Google's own libraries for compute, containers, accounts and projects are four packages. These requests follow Google's
+public discovery documents instead, and need only google-auth and requests, which gcsfs requires, too.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SERVICES = {
 }
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _TIMEOUT = (10, 180)
-"""Seconds for a connection and for an answer; Google holds back an answer about an operation for up to two minutes."""
+"""Timeouts for connecting and for a response, in seconds. A response about an operation can take two minutes."""
 
 CAPACITY = (
     "ZONE_RESOURCE_POOL_EXHAUSTED", "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", "STOCKOUT", "UNSUPPORTED_OPERATION",
     "VM_MIN_COUNT_NOT_REACHED",
 )  # fmt: skip
-"""The codes of a zone that does not have the machines at the moment."""
+"""Error codes for a zone that does not have the machines at present."""
 _QUOTA = ("quotaExceeded", "QUOTA_EXCEEDED", "limitExceeded", "LIMIT_EXCEEDED")
 _THROTTLED = ("rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED", "RATE_LIMITED")
 _TAKEN = ("alreadyExists", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS")
@@ -45,7 +45,7 @@ class GoogleRefusalError(ClusterError):
     Attributes
     ----------
     code : str
-        The reason in Google's words, such as ``"alreadyExists"`` or ``"ZONE_RESOURCE_POOL_EXHAUSTED"``.
+        Google's error code, such as ``"alreadyExists"`` or ``"ZONE_RESOURCE_POOL_EXHAUSTED"``.
     status : int
         The HTTP status; 0 for an operation that failed later.
     """
@@ -57,7 +57,7 @@ class GoogleRefusalError(ClusterError):
 
 
 def open_session() -> tuple[requests.Session, str | None]:
-    """Return a session that sends the default credentials, and the project that they name.
+    """Return a session that sends the default credentials, and the project of these credentials, if they have one.
 
     Raises
     ------
@@ -85,12 +85,12 @@ _CREDENTIALS = (
 
 
 class Google:
-    """Requests to Google in one project.
+    """Sends requests to Google for one project.
 
     Parameters
     ----------
     project : str, optional
-        By default that of ``GOOGLE_CLOUD_PROJECT``, or that of the credentials.
+        The id of the project. Default: ``GOOGLE_CLOUD_PROJECT``, else the project of the credentials.
     """
 
     def __init__(self, project: str | None = None) -> None:
@@ -103,7 +103,7 @@ class Google:
         if self._project is None:
             self._project = os.environ.get("GOOGLE_CLOUD_PROJECT") or self._open()[1]
         if not self._project:
-            raise InputError("no project of Google is named; add --project, or set GOOGLE_CLOUD_PROJECT")
+            raise InputError("no project of Google is set", hint="pass --project, or set GOOGLE_CLOUD_PROJECT")
         return self._project
 
     def _open(self) -> tuple[requests.Session, str | None]:
@@ -119,11 +119,11 @@ class Google:
         service : str
             ``"compute"``, ``"container"``, ``"iam"`` or ``"projects"``.
         verb, path : str
-            The HTTP method, and the path behind the version of the service.
+            The HTTP method, and the path after the version of the service.
         body : dict, optional
-            Sent as JSON.
+            The body, which is sent as JSON.
         query
-            Further parameters.
+            The query parameters.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class Google:
         raise _refusal(service, answer)
 
     def pages(self, service: str, path: str, items: str, **query: Any) -> Iterator[Any]:
-        """Yield the items of all pages of a list; those of an aggregated list are mappings of places."""
+        """Yield the items of all pages of a list. An item of an aggregated list is a mapping of zones to items."""
         while True:
             answer = self.ask(service, "GET", path, **query)
             found = answer.get(items, [])
@@ -158,7 +158,7 @@ class Google:
 
 
 def _unauthenticated(error: Exception) -> Exception:
-    """Return the error for what google-auth raises while it fetches a token."""
+    """Convert an error that google-auth raised when it requested a token."""
     from google.auth.exceptions import GoogleAuthError, TransportError
 
     if isinstance(error, TransportError):
@@ -180,7 +180,7 @@ def _refusal(service: str, answer: requests.Response) -> ClusterError:
 
 
 def refusal(subject: str, code: str, message: str, status: int = 0) -> ClusterError:
-    """Return the error for a refusal, or for an operation that failed, with the way out if there is one."""
+    """Build the error for a refused request or a failed operation, with a hint if one is known."""
     text = f"{subject} ({code}): {message}"
     if status == 401:
         return CredentialsError(text, hint=_CREDENTIALS)
@@ -196,5 +196,5 @@ def refusal(subject: str, code: str, message: str, status: int = 0) -> ClusterEr
     elif code in _TAKEN:
         hint = "another resource has this name: choose another name, or remove that resource if it is not needed"
     elif code in CAPACITY:
-        hint = "name further zones or machine types, or try again later"
+        hint = "add zones or machine types, or try again later"
     return GoogleRefusalError(text, code, status, hint)

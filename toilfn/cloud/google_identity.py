@@ -1,4 +1,4 @@
-"""Service accounts of a cluster at Google, the controller's role, and their permissions in the project's policy."""
+"""The steps for identities at Google: service accounts, the controller's role, and bindings in the project's policy."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["AccountStep", "PermissionStep", "RoleStep"]
 
 
 class AccountStep(GoogleStep):
-    """Service accounts, which are found by their names and must have the cluster's description.
+    """Service accounts. They are found by their names, and belong to the cluster if their description has its mark.
 
     Attributes
     ----------
     parts : tuple of str
-        The use of each; the names end with the first letters.
+        The parts of the cluster that use the accounts; the first letter of each is the suffix of the account's name.
     """
 
     title = "service accounts"
     parts: tuple[str, ...] = (CONTROLLER, "worker")
 
     def exists(self) -> list[str]:
-        """Return those that exist and belong to the cluster."""
+        """Return the accounts that exist and belong to the cluster."""
         return [account for part in self.parts if self.state(account := self.cloud.account_of(part)) == "mine"]
 
     def state(self, account: str) -> str:
-        """Return whether an account is ``"mine"``, another's (``"other"``), or ``"gone"``."""
+        """Return ``"mine"`` if an account is the cluster's, ``"other"`` if not, and ``"gone"`` if it does not exist."""
         try:
             found = self.cloud.google.ask("iam", "GET", self._path(account))
         except GoogleRefusalError as error:
@@ -63,7 +63,7 @@ class AccountStep(GoogleStep):
 
 
 class RoleStep(GoogleStep):
-    """The role of the controller: to start and end machines of this cluster, and nothing else."""
+    """The role of the controller, which only permits it to start and end machines of this cluster."""
 
     title = "roles"
 
@@ -76,7 +76,7 @@ class RoleStep(GoogleStep):
         """Create the role."""
         if self.description.profile or self.exists():
             return
-        # The name of a role that was deleted cannot be used again for weeks.
+        # The name of a deleted role cannot be reused for weeks, so each name has a random part.
         name = f"toilfn_{self.cloud.name.replace('-', '_')}_{os.urandom(4).hex()}"
         role = {"title": self.cloud.mark, "description": "starts and ends the machines of a toilfn cluster",
                 "includedPermissions": google_controller_permissions(), "stage": "GA"}  # fmt: skip
@@ -90,13 +90,13 @@ class RoleStep(GoogleStep):
 
 
 class PermissionStep(GoogleStep):
-    """The permissions of the service accounts, in the policy of the project."""
+    """The permissions of the service accounts: bindings in the project's policy."""
 
     title = "permissions"
     accounts = AccountStep
 
     def bindings(self) -> list[dict[str, Any]]:
-        """Return the bindings of the project's policy that the cluster needs."""
+        """Return the bindings that the cluster needs in the project's policy."""
         (role,) = RoleStep(self.cloud, None).exists()
         controller, worker = (self._member(part) for part in AccountStep.parts)
         condition = {"title": self.cloud.mark, "expression": google_names_only(self.cloud.name)}
@@ -104,7 +104,7 @@ class PermissionStep(GoogleStep):
         return [starts, *self.store_bindings([controller, worker])]
 
     def store_bindings(self, members: list[str]) -> list[dict[str, Any]]:
-        """Return the bindings that let members use the store."""
+        """Return the bindings that give members access to the store."""
         store = self.description.store
         if not store or not store.startswith("gs://"):
             return []
@@ -112,12 +112,12 @@ class PermissionStep(GoogleStep):
         return [{"role": "roles/storage.objectUser", "members": members, "condition": condition}]
 
     def trust(self) -> None:
-        """Let the controller start machines that have the workers' account."""
+        """Permit the controller to start machines that use the account of workers."""
         controller, worker = (self.cloud.account_of(part) for part in AccountStep.parts)
         self.allow(worker, "roles/iam.serviceAccountUser", f"serviceAccount:{controller}")
 
     def allow(self, account: str, role: str, member: str) -> None:
-        """Set who may use a service account; that goes with the account."""
+        """Permit a member to use a service account. The permission is removed with the account."""
         policy = {"version": 1, "bindings": [{"role": role, "members": [member]}]}
         path = f"projects/{self.cloud.project}/serviceAccounts/{account}:setIamPolicy"
         self._insistently(lambda: self.cloud.google.ask("iam", "POST", path, {"policy": policy}))
@@ -132,13 +132,13 @@ class PermissionStep(GoogleStep):
         return found
 
     def _set(self, policy: dict[str, Any], bindings: list[dict[str, Any]]) -> None:
-        # The etag lets Google refuse the change if another one came between.
+        # With the etag, Google refuses the change if another process has changed the policy since it was read.
         changed = {**policy, "version": 3, "bindings": bindings}
         path = f"projects/{self.cloud.project}:setIamPolicy"
         self.cloud.google.ask("projects", "POST", path, {"policy": changed})
 
     def _insistently(self, act: Callable[[], Any], limit: float = 120.0) -> None:
-        """Repeat a change while Google does not know a new account yet, or another change came between."""
+        """Send a change, and retry while Google does not know a new account yet, or another process made a change."""
         waited = 0.0
         while True:
             try:
@@ -152,7 +152,7 @@ class PermissionStep(GoogleStep):
             waited += 5
 
     def _mine(self, member: str, mine: set[str]) -> bool:
-        """Return whether a member is an account of the cluster, also one that was deleted too early."""
+        """Return whether a member is an account of the cluster, even one that was deleted before its bindings."""
         return member in mine or any(member.startswith(f"deleted:{own}?uid=") for own in mine)
 
     def _owned(self) -> set[str]:
@@ -180,7 +180,7 @@ class PermissionStep(GoogleStep):
             self._insistently(lambda: self._replace(wanted))
 
     def _replace(self, wanted: list[dict[str, Any]]) -> None:
-        """Put bindings in the place of those that the cluster has in the project's policy."""
+        """Replace all bindings of the cluster in the project's policy."""
         policy, owned = self._policy(), self._owned()
         kept = []
         for binding in policy.get("bindings", []):

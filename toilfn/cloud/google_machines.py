@@ -1,4 +1,4 @@
-"""Machines of pools at Google, for the programs by which Slurm starts and ends its nodes."""
+"""Start and end the machines of pools at Google, for the programs that Slurm calls."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _ON_DEMAND = {"provisioningModel": "STANDARD"}
 
 
 class GoogleMachines(Machines):
-    """Machines of pools at Google: one bulk insert over types and zones for all that a pool is to get.
+    """Starts and ends the machines of pools at Google.
+
+    One bulk insert, with all types and zones of a pool, creates all its new machines.
 
     Parameters
     ----------
     cloud : GoogleCloud
-        Where.
     description : Description
-        Whose pools.
+        The cluster with the pools.
     """
 
     def __init__(self, cloud: GoogleCloud, description: Description) -> None:
@@ -34,14 +35,14 @@ class GoogleMachines(Machines):
         self._cloud = cloud
 
     def living(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the addresses of machines that run or boot; those that were stopped are deleted with their names."""
+        """Return the addresses of machines that are running or booting; delete stopped ones, to free their names."""
         there = {self._cloud.node_of(instance): instance for instance in self._cloud.instances()}
         stopped = [name for name in names if name in there and there[name]["status"] not in _LIVING]
         self._cloud.delete([there[name] for name in stopped])
         return {name: _address(instance) for name, instance in there.items() if name not in stopped}
 
     def start(self, pool: PoolDescription, names: Sequence[str], controller: str, *, is_spot: bool) -> dict[str, str]:
-        """Create machines, which have their names from the start."""
+        """Create machines with these names."""
         template = f"global/instanceTemplates/toilfn-{self._cloud.name}-{pool.name}"
         properties = self._cloud.compute("GET", template)["properties"]
         address = {"key": "toilfn-controller", "value": controller}
@@ -71,7 +72,7 @@ class GoogleMachines(Machines):
         return made
 
     def _selections(self, pool: PoolDescription, properties: dict[str, Any]) -> dict[str, Any]:
-        """Return the types that are equally welcome, each with a disk of its size and type."""
+        """Return the machine types of the pool, any of which may be used, each with its disk's size and type."""
         parameters = properties["disks"][0]["initializeParams"]
         image, labels = parameters["sourceImage"], parameters["labels"]
         return {
@@ -80,7 +81,7 @@ class GoogleMachines(Machines):
         }
 
     def terminate(self, names: Sequence[str]) -> None:
-        """Remove machines; it is not an error if one is gone already."""
+        """Delete machines; it is not an error if one no longer exists."""
         for instance in self._cloud.instances():
             if self._cloud.node_of(instance) in names:
                 with ignoring(404):

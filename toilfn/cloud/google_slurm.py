@@ -1,4 +1,7 @@
-"""The resources of a Slurm cluster at Google: found by label or description, made in order, removed in reverse."""
+"""The resources of a Slurm cluster at Google, as steps: created in order, and removed in reverse order.
+
+They are found by their labels, or by their descriptions if they cannot have labels.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 
 class _Firewall(GoogleStep):
-    """The permitted connections: among the machines, and by ssh from outside; nothing else comes in."""
+    """The firewall, which allows connections among the machines, and ssh from outside, and nothing else."""
 
     title = "firewall rules"
 
@@ -37,7 +40,7 @@ class _Firewall(GoogleStep):
         rules: dict[str, dict[str, Any]] = {
             f"{name}-inner": {"priority": 900, "sourceTags": [name], "allowed": [{"IPProtocol": "all"}]},
             **({f"{name}-ssh": ssh} if people else {}),
-            # The default network lets everyone connect to ssh.
+            # The default network allows ssh from everywhere.
             f"{name}-closed": {"priority": 950, "sourceRanges": ["0.0.0.0/0"], "denied": [{"IPProtocol": "all"}]},
         }
         for rule, content in rules.items():
@@ -51,7 +54,7 @@ class _Firewall(GoogleStep):
 
 
 class _MachineStep(GoogleStep):
-    """A step that says how machines are made."""
+    """The base class of steps that need the properties of machines."""
 
     def properties(self, pool: PoolDescription | None, user_data: str, zone: str = "") -> dict[str, Any]:
         """Return the properties of a pool's machines, or of the controller in a zone."""
@@ -84,7 +87,7 @@ class _MachineStep(GoogleStep):
 
 
 class _Templates(_MachineStep):
-    """How the machines of each pool are made."""
+    """The instance templates of each pool's machines."""
 
     title = "instance templates"
 
@@ -94,7 +97,7 @@ class _Templates(_MachineStep):
         return [t["name"] for t in found if t["properties"].get("labels", {}).get(TAG) == self.cloud.name]
 
     def make(self) -> None:
-        self.remove()  # one of an earlier attempt holds other secrets
+        self.remove()  # templates of an earlier attempt contain different secrets
         for pool in self.description.pools:
             properties = self.properties(pool, worker_data(self.description, self.secrets))
             body = {"name": f"toilfn-{self.cloud.name}-{pool.name}", "properties": properties}
@@ -107,7 +110,7 @@ class _Templates(_MachineStep):
 
 
 class _Disks(GoogleStep):
-    """Disks that a machine has left behind."""
+    """Disks that remain after their machine was deleted."""
 
     title = "disks"
 
@@ -118,7 +121,7 @@ class _Disks(GoogleStep):
         return [disk["name"] for disk in self._all()]
 
     def make(self) -> None:
-        """Make nothing: machines bring theirs."""
+        """Create nothing, since disks are created with their machines."""
 
     def remove(self) -> None:
         for disk in self._all():
@@ -127,7 +130,7 @@ class _Disks(GoogleStep):
 
 
 class _Machines(_MachineStep):
-    """All machines; making them means to start the controller, which starts the others."""
+    """All machines. `make` starts only the controller, which starts the others."""
 
     title = "machines"
 
@@ -154,24 +157,23 @@ class _Machines(_MachineStep):
 
     def remove(self) -> None:
         first = self.cloud.controller()
-        self.cloud.delete([first] if first else [])  # or it would start others
-        self.cloud.settle()  # it may have begun to
+        self.cloud.delete([first] if first else [])  # the controller first, since it starts others
+        self.cloud.settle()  # the controller may have requested machines that do not exist yet
         self.cloud.delete(self.cloud.instances())
 
 
 def steps_of(
     cloud: GoogleCloud, description: Description | None = None, secrets: Secrets | None = None
 ) -> list[Step[GoogleCloud]]:
-    """Return the steps of a cluster with Slurm, in the order of launching.
+    """Return the steps of a Slurm cluster, in the order of launching.
 
     Parameters
     ----------
     cloud : GoogleCloud
-        Where.
     description : Description, optional
-        What `launch` makes; `destroy` needs none.
+        The cluster to launch; not needed to destroy one.
     secrets : Secrets, optional
-        The keys of a cluster that is made.
+        The keys of the cluster to launch.
     """
     kinds: list[type[GoogleStep]] = [
         AccountStep, RoleStep, PermissionStep, _Firewall, _Templates, _Disks, _Machines,

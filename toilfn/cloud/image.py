@@ -1,8 +1,9 @@
-"""The container image of a Slurm cluster: unpacked on the controller, lent to the nodes, and entered by each process.
+"""The container image of a Slurm cluster.
 
-Slurm's daemons stay outside, since they need the machine. Leaders and workers run in the file system of the image,
-with the machine's processes, network, home directories and temporary files. bubblewrap does this for each of them,
-without privileges. Its own process waits for the one in the image, and returns its exit code.
+The controller unpacks the image, and the nodes mount its file system. Slurm's daemons run outside of it, since they
+need the machine. Leaders and workers run in the file system of the image, but with the machine's processes, network,
+home directories and temporary files. bubblewrap starts each of them there, without privileges, waits for it, and
+returns its exit status.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shlex
 __all__ = ["PLACE", "enter", "mount_script", "program", "unpack_script"]
 
 PLACE = "/opt/image"
-"""Where it is on all machines: the file system in ``root``, and in ``bin`` what enters it."""
+"""The folder of the image on all machines: ``root`` is its file system, and ``bin`` has programs that run in it."""
 
 _UNPACK = """\
 install -d {place}/root {place}/bin
@@ -20,7 +21,7 @@ container=$(podman create --quiet {image})
 podman export "$container" | tar -x -C {place}/root
 podman image inspect --format '{{{{range .Config.Env}}}}{{{{println .}}}}{{{{end}}}}' {image} > {place}/environment
 podman rm "$container"
-# What is put over the image's own files needs them to be there.
+# These files and folders must exist, since those of the machine are mounted over them.
 mkdir -p {place}/root/etc/slurm {place}/root{place}/bin
 touch {place}/root/etc/passwd {place}/root/etc/group {place}/root/etc/hosts {place}/root/etc/resolv.conf
 # The interpreter has the same path inside and outside, so that leaders give jobs a path that nodes know.
@@ -39,8 +40,8 @@ limit=/proc/sys/kernel/apparmor_restrict_unprivileged_userns
 
 _ENTER = """\
 #!/bin/sh
-# Runs a command in the file system of the cluster's image, with the places of this machine that jobs share.
-# Each option is put in front of the others: what lies inside something comes first.
+# Runs a command in the file system of the cluster's image, with the folders of this machine that jobs share.
+# The options are built from last to first: each is added before the others.
 place={place}
 while IFS= read -r line; do
     case $line in
@@ -70,7 +71,8 @@ for path in "$place"/root/*; do
         set -- --ro-bind "$path" "/$name" "$@"
     fi
 done
-# Slurm sends a signal to all processes of a job: bubblewrap has to wait until the one in the image has saved its state.
+# Slurm sends signals to all processes of a job. bubblewrap must survive until the process in the image has saved its
+# state.
 trap '' TERM
 exec bwrap "$@"
 """
@@ -82,14 +84,14 @@ def enter(place: str = PLACE) -> str:
 
 
 def program(words: str, place: str = PLACE) -> str:
-    """Return a program that is one of the image: it has the name of this one, and runs these words there.
+    """Return a shell script that runs a command in the image.
 
     Parameters
     ----------
     words : str
-        The beginning of a command line; the program's own arguments follow.
+        The beginning of the command line. The script appends its own arguments.
     place : str, optional
-        Where the image is.
+        The folder of the image.
     """
     return f'#!/bin/sh\nexec {place}/enter {words} "$@"\n'
 
@@ -102,13 +104,13 @@ def unpack_script(image: str, etc: str, place: str = PLACE) -> str:
     image : str
         The name of the image, with its registry.
     etc : str
-        The directory with the programs that cloud-init has written.
+        The folder with the programs that cloud-init has written.
     place : str, optional
-        Where the image goes.
+        The folder for the image.
     """
     return _UNPACK.format(image=shlex.quote(image), etc=etc, place=place) + _ALLOW
 
 
 def mount_script(place: str = PLACE) -> str:
-    """Return the part of a node's boot script that gets the image from the controller."""
+    """Return the part of a node's boot script that mounts the image from the controller."""
     return f"install -d {place}\nmount -t nfs controller:{place} {place}\n{_ALLOW}"

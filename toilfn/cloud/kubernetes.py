@@ -1,4 +1,4 @@
-"""Kubernetes that a cloud manages: its creation and removal, and the account of leaders and tasks in it."""
+"""Kubernetes clusters that a cloud manages: their creation and removal, and the account of leaders and tasks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["SERVICE_ACCOUNT", "KubernetesStep", "account"]
 SERVICE_ACCOUNT = "toilfn"
 """The service account of leaders and workers, in the namespace ``default``."""
 _LIMIT = 3600.0
-"""Seconds after which a cluster that is still being made or removed is an error."""
+"""Maximum number of seconds to wait until a cluster is created or removed."""
 
 
 class KubernetesStep(Step[C]):
-    """Kubernetes itself.
+    """The Kubernetes cluster itself.
 
     Attributes
     ----------
     ready, ending : str
-        The cloud's words for a cluster that can be used, and for one that is being removed.
+        The cloud's names for the state of a cluster that can be used, and of one that is being removed.
     changing : tuple of str
-        Those for a cluster that is being made or changed, which cannot be removed yet.
+        The cloud's names for the states of a cluster that is being created or changed, and so cannot be removed yet.
     """
 
     title = "Kubernetes clusters"
@@ -35,31 +35,31 @@ class KubernetesStep(Step[C]):
 
     @abstractmethod
     def find(self) -> dict[str, Any] | None:
-        """Return the cluster with its name and status, if there is one that belongs to this description."""
+        """Return the cluster, with its name and status; None if it does not exist."""
 
     @abstractmethod
     def create(self) -> None:
-        """Ask the cloud to make it."""
+        """Ask the cloud to create the cluster."""
 
     @abstractmethod
     def delete(self, found: dict[str, Any]) -> None:
-        """Ask the cloud to remove it; it is not an error if it is gone."""
+        """Ask the cloud to remove the cluster; it is not an error if it no longer exists."""
 
     def exists(self) -> list[str]:
-        """Return its name and status, if it exists."""
+        """Return the name and status of the cluster, if it exists."""
         found = self.find()
         return [f"{found['name']} ({found['status']})"] if found else []
 
     def make(self) -> None:
-        """Create it, and wait until it can be used."""
+        """Create the cluster, and wait until it can be used."""
         if self.find() is None:
             self.create()
         status = self._wait_while(self.changing)
         if status != self.ready:
-            raise ClusterError(f"Kubernetes cluster toilfn-{self.cloud.name}: it is {status or 'gone'}")
+            raise ClusterError(f"Kubernetes cluster toilfn-{self.cloud.name}: creation ended as {status or 'gone'}")
 
     def remove(self) -> None:
-        """Remove it, and wait until it is gone."""
+        """Remove the cluster, and wait until it no longer exists."""
         self._wait_while(self.changing)
         found = self.find()
         if found is None:
@@ -68,21 +68,21 @@ class KubernetesStep(Step[C]):
             self.delete(found)
         status = self._wait_while((self.ready, self.ending))
         if status is not None:
-            raise ClusterError(f"Kubernetes cluster {found['name']}: it is {status}, so it was not removed")
+            raise ClusterError(f"Kubernetes cluster {found['name']}: not removed, because its status is {status}")
 
     def _wait_while(self, states: Sequence[str]) -> str | None:
-        """Wait until it has no state of these; return its state then, or None if it is gone."""
+        """Wait while the cluster has one of these states; return its next state, or None if it no longer exists."""
         waited = 0.0
         while (status := (self.find() or {}).get("status")) in states:
             if waited >= _LIMIT:
-                raise ClusterError(f"Kubernetes cluster toilfn-{self.cloud.name}: it is still {status} after an hour")
+                raise ClusterError(f"Kubernetes cluster toilfn-{self.cloud.name}: still {status} after an hour")
             self.cloud.pause(15)
             waited += 15
         return status
 
 
 def account(annotations: Mapping[str, str] | None = None) -> Sequence[dict[str, Any]]:
-    """Return the objects of the service account of leaders and tasks, and of what it may do."""
+    """Return the Kubernetes objects for the service account of leaders and tasks, and for its permissions."""
     rights = [
         (["batch"], ["jobs"], ["create", "delete", "list", "watch"]),
         ([""], ["pods"], ["delete", "list", "watch"]),

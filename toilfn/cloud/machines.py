@@ -1,4 +1,4 @@
-"""Types of machines, pools of them, and what the system on a machine keeps for itself."""
+"""Machine types, pools of machines, and the resources of a machine that tasks can use."""
 
 from __future__ import annotations
 
@@ -16,32 +16,34 @@ __all__ = ["MachineType", "Pool", "choose_types", "has_devices", "shortfall", "u
 _MIB, _GIB = 2**20, 2**30
 
 _EVICTION = 100 * _MIB
-"""Memory that the engine on a node wants to be free at all times."""
+"""Bytes of memory that the engine on a node, such as Kubernetes, keeps free."""
 _BANDS = ((4 * _GIB, 0.25), (8 * _GIB, 0.20), (16 * _GIB, 0.10), (128 * _GIB, 0.06), (float("inf"), 0.02))
-"""Which share of a node's memory is kept by the system: up to each size, of what is above the size before."""
+"""The shares of a node's memory that are reserved for the system: pairs of a size, and the share of the memory between
+the previous size and this one."""
 _SMALL = (1 * _GIB, 255 * _MIB)
-"""Below the first, the second is kept."""
+"""On a machine with less memory than the first value, the second value is reserved."""
 _SYSTEM_DISK, _DISK_SHARE = 5 * _GIB, 0.05
 _DEARER, _MOST_TYPES = 1.25, 6
-"""A pool that names sizes gets types that cost at most so many times what the cheapest costs, and at most so many."""
+"""For a pool with sizes only: the maximum price of a type, as a multiple of the cheapest type's, and the maximum number
+of types."""
 
 
 @dataclass(frozen=True, slots=True)
 class MachineType:
-    """A type of machine that a cloud offers.
+    """A machine type of a cloud.
 
     Attributes
     ----------
     name : str
         The cloud's name for it, such as ``"c5.4xlarge"``.
     cores : float
-        Virtual CPUs.
+        Number of virtual CPUs.
     memory, disk : int
-        Bytes; the disk is that of its volume or of its own.
+        Memory in bytes, and the size of its volume or its own disk in bytes.
     price : float or None
-        For an hour, in the cloud's currency; None if it is not known.
+        Price for an hour, in the cloud's currency; None if it is unknown.
     accelerators : tuple of Accelerator
-        Devices in it.
+        The accelerators of a machine.
     """
 
     name: str
@@ -52,7 +54,7 @@ class MachineType:
     accelerators: tuple[Accelerator, ...] = ()
 
     def cost(self) -> float:
-        """Return the price, or where it is not known a figure in proportion to the size."""
+        """Return the price, or, if it is unknown, a number in proportion to the size."""
         return self.price if self.price is not None else self.cores + self.memory / (8 * _GIB)
 
 
@@ -63,13 +65,13 @@ class Pool:
     Attributes
     ----------
     name : str
-        Unique in the cluster.
+        The name of the pool, which is unique in the cluster.
     types : tuple of MachineType
-        Which are equally welcome; the cheapest for the tasks at hand is taken.
+        The machine types. For new machines, the type that is cheapest for the queued tasks is used.
     spot : bool
-        Whether the cloud may take the machines away.
+        Whether the machines are spot machines.
     min, max : int
-        How many there are at least and at most.
+        The minimum and maximum number of machines.
     """
 
     name: str
@@ -84,19 +86,19 @@ class Pool:
         object.__setattr__(self, "by_name", {kind.name: kind for kind in self.types})
 
     def admits(self, resources: Resources) -> bool:
-        """Return whether a task may run here, as far as spot machines go."""
+        """Return whether a task may run on these machines: only preemptible tasks may run on spot machines."""
         return resources.preemptible or not self.spot
 
 
 def usable(kind: MachineType, *, overhead: bool = True) -> Amounts:
-    """Return what tasks can use of a machine: not what its system, its engine and its image keep.
+    """Return the resources of a machine that tasks can use: those not reserved for its system, engine and image.
 
     Parameters
     ----------
     kind : MachineType
         The type of the machine.
     overhead : bool, optional
-        False if tasks may use all of it.
+        Whether to subtract the reserved resources. Default: true.
     """
     devices = sum(accelerator.count for accelerator in kind.accelerators)
     if not overhead:
@@ -117,7 +119,7 @@ def _kept_memory(memory: float) -> float:
 
 
 def has_devices(kind: MachineType, resources: Resources) -> bool:
-    """Return whether a machine has each kind of accelerator that a task requests."""
+    """Return whether a machine has the accelerators that a task requests."""
     return all(any(_matches(own, asked) for own in kind.accelerators) for asked in resources.accelerators)
 
 
@@ -128,7 +130,7 @@ def _matches(own: Accelerator, asked: Accelerator) -> bool:
 
 
 def shortfall(kind: MachineType, resources: Resources, *, overhead: bool = True) -> tuple[float, str]:
-    """Return how far a machine is from running a task, as a factor, and the limit in words; 0 if it can run it."""
+    """Return by which factor a task exceeds a machine, and a description of that limit; 0 if it can run there."""
     need, have = amounts_of(resources), usable(kind, overhead=overhead)
     if not has_devices(kind, resources):
         return float("inf"), f"{kind.name} does not have the accelerators"
@@ -146,22 +148,22 @@ def _size(amount: float) -> str:
 
 
 def choose_types(pool: PoolDescription, offers: Sequence[MachineType]) -> tuple[str, ...]:
-    """Return the cheapest types with the sizes that a pool names, the cheapest one first.
+    """Return the cheapest types that have the sizes of a pool, the cheapest one first.
 
-    The result has several types if others cost about as much, so that the cloud can give one if it lacks another.
-    Types whose price is known are preferred; without any prices, smaller types count as cheaper.
+    The result has several types if others cost about as much, so that the cloud can use another one if it lacks the
+    first. Types with a known price are preferred; without any prices, smaller types count as cheaper.
 
     Parameters
     ----------
     pool : PoolDescription
-        A pool with cores, memory, or both in place of types.
+        A pool with cores, memory, or both instead of types.
     offers : sequence of MachineType
         The types to choose from.
 
     Raises
     ------
     InputError
-        If there is none, or each costs more than the pool's limit.
+        If no type is large enough, or all cost more than the pool's limit.
     """
     asked = [f"{pool.cores:g} cores"] if pool.cores is not None else []
     asked += [f"{_size(pool.memory)} of memory"] if pool.memory is not None else []
@@ -182,7 +184,7 @@ def choose_types(pool: PoolDescription, offers: Sequence[MachineType]) -> tuple[
 
 def _nearest(offers: Sequence[MachineType]) -> str:
     if not offers:
-        return "add machine types with their sizes to the description's machines, or name the pool's types"
+        return "add machine types with their sizes to the description's machines, or list types for the pool"
     largest = max(offers, key=lambda kind: (kind.cores, kind.memory))
     roomiest = max(offers, key=lambda kind: (kind.memory, kind.cores))
     ends = [f"{kind.name} has {kind.cores:g} cores and {_size(kind.memory)}" for kind in (largest, roomiest)]

@@ -1,7 +1,7 @@
-"""Notices that a cloud takes a machine away, and what a node of Slurm does about one.
+"""Watch for the cloud's notice that it takes a machine away, and then drain the machine's Slurm node.
 
-Each cloud answers on an address of its own inside every machine. AWS announces the end of a spot machine two minutes
-ahead, Google about thirty seconds.
+Each cloud has an address for metadata inside every machine. AWS announces the end of a spot machine there two minutes
+before, Google about thirty seconds before.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["AmazonNotices", "GoogleNotices", "Notices", "watch"]
 _log = logging.getLogger(__name__)
 
 _TIMEOUT = 5.0
-"""Seconds for one answer; the address is inside the machine."""
+"""Timeout for a request in seconds; short, since the address is local to the machine."""
 
 
 class Notices(Protocol):
-    """Where a machine learns that it will be taken away.
+    """The source of a cloud's notices inside a machine.
 
     Attributes
     ----------
     interval : float
-        Seconds between two questions.
+        Seconds between two requests.
     """
 
     interval: float
@@ -48,12 +48,12 @@ class Notices(Protocol):
 
 
 class AmazonNotices:
-    """Interruption notices in the metadata of AWS, read with a token (version 2 of its service).
+    """Interruption notices in the metadata of AWS, read with a token (version 2 of the metadata service).
 
     Parameters
     ----------
     address : str, optional
-        Of the metadata; by default that of ``AWS_EC2_METADATA_SERVICE_ENDPOINT``, or the one that AWS uses.
+        The URL of the metadata service. Default: ``AWS_EC2_METADATA_SERVICE_ENDPOINT``, else AWS's usual one.
     """
 
     interval = 5.0
@@ -64,13 +64,13 @@ class AmazonNotices:
         self._token = ""
 
     def look(self) -> str:
-        """Return what AWS announces, such as ``"terminate at 2026-11-30T12:00:00Z"``."""
+        """Return the announcement of AWS, such as ``"terminate at 2026-11-30T12:00:00Z"``; empty without one."""
         try:
             text = self._read("meta-data/spot/instance-action")
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return ""
-            if error.code == 401:  # the token is too old
+            if error.code == 401:  # the token has expired
                 self._token = ""
             raise
         said = json.loads(text)
@@ -89,7 +89,7 @@ class GoogleNotices:
     Parameters
     ----------
     address : str, optional
-        Of the metadata; by default that of ``GCE_METADATA_HOST``, or the one that Google uses.
+        The URL of the metadata service. Default: that of ``GCE_METADATA_HOST``, else Google's usual one.
     """
 
     interval = 1.0
@@ -99,31 +99,34 @@ class GoogleNotices:
         self._address = (address or f"http://{host}").rstrip("/")
 
     def look(self) -> str:
-        """Return that Google has begun to preempt the machine, once it has."""
+        """Return ``"preempted"`` once Google has begun to preempt the machine, else an empty text."""
         path = f"{self._address}/computeMetadata/v1/instance/preempted"
         return "preempted" if _ask(path, {"Metadata-Flavor": "Google"}).strip().upper() == "TRUE" else ""
 
 
 def _ask(url: str, headers: Mapping[str, str], method: str = "GET") -> str:
     request = urllib.request.Request(url, headers=dict(headers), method=method)  # noqa: S310
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has another machine's metadata
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would return its own metadata
     with direct.open(request, timeout=_TIMEOUT) as answer:
         return str(answer.read().decode())
 
 
 def watch(node: str, notices: Notices, pause: Callable[[float], None] = time.sleep) -> str:
-    """Wait until the cloud announces that it takes this machine away, then drain its node and warn its jobs.
-
-    Returns the announcement.
+    """Wait until the cloud announces that it takes this machine away; then drain its node, and warn its jobs.
 
     Parameters
     ----------
     node : str
-        Slurm's name for this machine.
+        The name of this machine in Slurm.
     notices : Notices
-        Where the cloud announces it.
+        The source of the announcement.
     pause : callable, optional
-        Waits for some seconds.
+        A function that waits for a number of seconds.
+
+    Returns
+    -------
+    str
+        The announcement.
     """
     while True:
         if announced := _looked(notices):
@@ -138,7 +141,7 @@ def watch(node: str, notices: Notices, pause: Callable[[float], None] = time.sle
                 is_drained = True
             if not warn(node, warned):
                 return announced
-        except ClusterError as error:  # the controller may be away for a moment; the machine still is not
+        except ClusterError as error:  # the controller may be unreachable for a moment; there is still time to retry
             _log.warning("%s", error)
         pause(notices.interval)
 

@@ -1,7 +1,7 @@
-"""How many tasks fit on a node within a time: first fit into what is free there, from now on.
+"""Compute how many tasks fit on a node within a time, by first fit into its free resources.
 
-A node's timeline is a list of steps, each with the amounts that are free from its start to the next one's. Tasks of
-one shape are placed together, so that the cost of packing depends on the number of shapes and not of tasks.
+The timeline of a node is a list of steps. Each has the amounts that are free from its start until the start of the next
+step. Tasks of one shape are placed together, so that the cost of packing depends on the number of shapes, not of tasks.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from toilfn.resources import Resources
 __all__ = ["SHORTEST", "Amounts", "Timeline", "amounts_of"]
 
 SHORTEST = 1.0
-"""Seconds that a task takes at least."""
+"""Minimum number of seconds to assume for a task."""
 
 _SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Amounts of what a node has: cores, bytes of memory and disk, and accelerators."""
+    """Amounts of the resources of a node: cores, bytes of memory and disk, and number of accelerators."""
 
     cores: float = 0.0
     memory: float = 0.0
@@ -34,15 +34,15 @@ class Amounts:
         return self.cores, self.memory, self.disk, self.accelerators
 
     def minus(self, other: Amounts, times: float = 1) -> Amounts:
-        """Return what is left when `other` is taken away several times."""
+        """Return the amounts that are left after `other` is subtracted `times` times."""
         return Amounts(
             self.cores - times * other.cores, self.memory - times * other.memory, self.disk - times * other.disk,
             self.accelerators - times * other.accelerators,
         )  # fmt: skip
 
     def fits(self, need: Amounts) -> float:
-        """Return how many times a need fits: a whole number, or infinity if it needs nothing."""
-        count = math.inf  # written out, since packing asks this more than anything else
+        """Return how many times a need fits into these amounts: a whole number, or infinity if it is zero."""
+        count = math.inf  # not a loop over the fields, since packing spends most of its time here
         if need.cores > 0:
             count = self.cores / need.cores
         if need.memory > 0:
@@ -54,13 +54,13 @@ class Amounts:
         return count if count == math.inf else max(0, math.floor(count + _SLACK))
 
     def share_of(self, whole: Amounts) -> float:
-        """Return the largest of the shares that these amounts are of another's."""
+        """Return the largest of the ratios between these amounts and those of `whole`."""
         pairs = zip(self.values(), whole.values(), strict=True)
         return max((own / all_ for own, all_ in pairs if all_ > 0), default=0.0)
 
 
 def amounts_of(resources: Resources) -> Amounts:
-    """Return the amounts that a task's resources ask for."""
+    """Return the amounts that a task requests."""
     devices = sum(accelerator.count for accelerator in resources.accelerators)
     return Amounts(resources.cores, resources.memory, resources.disk, devices)
 
@@ -71,7 +71,7 @@ class Timeline:
     Parameters
     ----------
     free : Amounts
-        The amounts of a node on which nothing runs.
+        The amounts of the idle node.
     """
 
     __slots__ = ("_starts", "_steps")
@@ -81,21 +81,21 @@ class Timeline:
         self._steps = [free]
 
     def copy(self) -> Timeline:
-        """Return a timeline that can be changed without this one."""
+        """Return an independent copy."""
         other = object.__new__(Timeline)
         other._starts, other._steps = list(self._starts), list(self._steps)
         return other
 
     def key(self) -> tuple[tuple[float, ...], tuple[Amounts, ...]]:
-        """Return something that is equal for equal timelines."""
+        """Return a hashable value that is equal for equal timelines."""
         return tuple(self._starts), tuple(self._steps)
 
     def least(self) -> Amounts:
-        """Return the least of each amount that is ever free; below zero if more was taken than there is."""
+        """Return the minimum of each free amount over time; negative if more was taken than the node has."""
         return Amounts(*(min(column) for column in zip(*(step.values() for step in self._steps), strict=True)))
 
     def take(self, need: Amounts, seconds: float) -> None:
-        """Note that something runs already and needs this for some more seconds."""
+        """Subtract the need of a running task, which will end after a number of seconds."""
         self._subtract(need, 1, 0.0, seconds)
 
     def place(self, need: Amounts, seconds: float, count: int, deadline: float) -> int:
@@ -106,16 +106,16 @@ class Timeline:
         need : Amounts
             The amounts that each task needs.
         seconds : float
-            The time that each takes; infinite for services.
+            The time that each task takes; infinite for services.
         count : int
-            How many tasks there are.
+            The number of tasks.
         deadline : float
-            A task that does not start at once must end before this time, in seconds from now.
+            The time, in seconds from now, by which a task must end if it does not start at once.
 
         Returns
         -------
         int
-            How many were placed.
+            The number of tasks that were placed.
         """
         seconds = max(seconds, SHORTEST)
         placed, index = 0, 0
@@ -135,7 +135,7 @@ class Timeline:
         return min(self._steps[i].fits(need) for i in self._covered(index, end))
 
     def _covered(self, index: int, end: float) -> Iterator[int]:
-        """Yield the steps from one on that begin before a time."""
+        """Yield the indices of the steps from `index` on that begin before a time."""
         yield index
         for i in range(index + 1, len(self._starts)):
             if self._starts[i] >= end:
@@ -143,7 +143,7 @@ class Timeline:
             yield i
 
     def _waves(self, index: int, seconds: float, deadline: float, wanted: int) -> int:
-        """Return how many times tasks can follow each other in the room of one step."""
+        """Return how many times tasks can run one after another from the start of a step on."""
         if math.isinf(seconds):
             return 1
         start = self._starts[index]
@@ -158,7 +158,7 @@ class Timeline:
             self._steps[i] = self._steps[i].minus(need, lanes)
 
     def _boundary(self, time: float) -> int:
-        """Return the index of the step that begins at a time; split one if there is none."""
+        """Return the index of the step that begins at a time; if there is none, split a step there."""
         for i, start in enumerate(self._starts):
             if abs(start - time) < _SLACK:
                 return i

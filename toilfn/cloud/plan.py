@@ -1,4 +1,4 @@
-"""The machines, the time and the cost of a run on a cluster, estimated from a finished run or a script's graph."""
+"""Estimate the machines, the time and the cost of a run on a cluster, from a finished run or the graph of a script."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def pools_of(
 ) -> tuple[Pool, ...]:
     """Return the pools of a description with the sizes and prices of their types.
 
-    A pool that names sizes gets the cheapest types that are known. Types of spot machines that now cost more than the
-    pool's limit are left out, unless all of them do.
+    A pool with sizes only gets the cheapest known types. Types of spot machines whose current price exceeds the pool's
+    limit are left out, unless this is true for all types.
 
     Parameters
     ----------
     description : Description
-        Whose ``machines`` say what types have, unless the cloud was asked.
+        A cluster. Its ``machines`` have sizes and prices, which override those of the cloud.
     machines : mapping, optional
-        Type to its size and price on demand, as the cloud says.
+        Sizes and on-demand prices of machine types from the cloud, by their names.
     spot_prices : mapping, optional
-        Type to what a spot machine costs now.
+        Current prices of spot machines, by machine types.
 
     Raises
     ------
     InputError
-        If the size of a type is not known, or no known type has the sizes of a pool.
+        If the size of a type is unknown, or no known type has the sizes of a pool.
     """
     known = _Known(description, machines or {}, spot_prices or {})
     return tuple(
@@ -55,7 +55,7 @@ def pools_of(
 
 
 class _Known:
-    """The known types. The sizes and prices in the description take precedence over those of the cloud."""
+    """The known machine types. Sizes and prices in the description take precedence over those from the cloud."""
 
     def __init__(
         self, description: Description, machines: Mapping[str, MachineType], spot_prices: Mapping[str, float]
@@ -71,7 +71,7 @@ class _Known:
         return tuple(affordable or kinds)
 
     def _suited(self) -> list[str]:
-        """Return the types that a pool may get which names sizes only."""
+        """Return the types from which those of a pool with sizes only are chosen."""
         return [*self._given, *(name for name in self._offered if name not in self._given and is_general(name))]
 
     def _sized(self, pool: PoolDescription, kind: str) -> MachineType:
@@ -84,8 +84,8 @@ class _Known:
         if offered is not None:
             return replace(offered, disk=pool.disk_of(kind), price=price)
         raise InputError(
-            f"pool {pool.name}: the size of {kind} is not known; add it to the description's machines, such as "
-            f"{kind}: {{cores: 16, memory: 32Gi, price: 0.68}}"
+            f"pool {pool.name}: the size of {kind} is unknown",
+            hint=f"add it to the description's machines, such as {kind}: {{cores: 16, memory: 32Gi, price: 0.68}}",
         )
 
     def _spot_price(self, pool: PoolDescription, kind: str) -> float | None:
@@ -96,7 +96,7 @@ class _Known:
 
 
 def price_notes(description: Description, prices: Mapping[str, float]) -> list[str]:
-    """Return a sentence for each pool whose limit is below the current prices of some or all of its types."""
+    """Return a note for each pool whose price limit is below the current prices of some or all of its types."""
     notes = []
     for pool in description.pools:
         if pool.max_price is None or not (costs := {k: prices[k] for k in pool.types if k in prices}):
@@ -111,7 +111,7 @@ def price_notes(description: Description, prices: Mapping[str, float]) -> list[s
 
 
 def steps_of(store: Store) -> list[Step]:
-    """Return the tasks of a store that succeeded, with what they requested and took."""
+    """Return the successful tasks of a store, with the resources that they requested and the time that they took."""
     view = View(store)
     done = [a for a in attempts_of(store, view) if a.result == "done"]
     positions = {bytes.fromhex(attempt.task): index for index, attempt in enumerate(done)}
@@ -128,18 +128,18 @@ def steps_of(store: Store) -> list[Step]:
 def steps_of_script(
     script: str, arguments: Sequence[str], task_time: float, store: str | None = None
 ) -> tuple[list[Step], list[str]]:
-    """Return the tasks that a script would run now, by a dry run of it, and what cannot be known before it runs.
+    """Return the tasks that a script would run now, from a dry run, and notes on what is unknown before the run.
 
     Parameters
     ----------
     script : str
-        A file that `toilfn run` runs.
+        A script for `toilfn run`.
     arguments : sequence of str
         The script's own arguments.
     task_time : float
-        Seconds that a task takes of whose name the store has no finished one.
+        Seconds to assume for a task if the store has no finished task of its name.
     store : str, optional
-        The job store; by default the script's own.
+        The job store. Default: that of the script.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def steps_of_script(
 
 
 def _resources(asked: Mapping[str, Any] | None) -> Resources:
-    if asked is None:  # they depend on values of other tasks; a task needs some at least
+    if asked is None:  # the requirements depend on values of other tasks, so assume the defaults
         return Resources()
     devices = tuple(Accelerator(**device) for device in asked["accelerators"])
     return Resources(**{**asked, "accelerators": devices})
@@ -178,18 +178,18 @@ def make_plan(
     machines: Mapping[str, MachineType] | None = None,
     spot_prices: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Plan a run that repeats a finished one on the machines of a description.
+    """Simulate the tasks of a run on the machines of a description.
 
     Parameters
     ----------
     description : Description
         The cluster.
     steps : sequence of Step
-        The tasks of the finished run.
+        The tasks of the run.
     machines : mapping, optional
-        Types and their sizes, where the cloud was asked.
+        Sizes and on-demand prices of machine types from the cloud, by their names.
     spot_prices : mapping, optional
-        Type to what a spot machine costs now.
+        Current prices of spot machines, by machine types.
     """
     scaling = description.scaling
     settings = Settings(

@@ -1,4 +1,4 @@
-"""The least rights on AWS and at Google that launching a cluster needs, and those of its machines."""
+"""The minimum permissions, on AWS and at Google, for launching a cluster, and those of the cluster's machines."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = [
 ]  # fmt: skip
 
 TAG = "toilfn-cluster"
-"""The tag of everything that belongs to a cluster; its value is the cluster's name."""
+"""The tag of all resources of a cluster. Its value is the cluster's name."""
 KIND = "toilfn-kind"
-"""The tag of machines that are not those of a Slurm cluster."""
+"""The tag with the kind of the cluster, for machines that do not belong to a Slurm cluster."""
 
 _DESCRIBE = (
     "DescribeInstances", "DescribeInstanceTypes", "DescribeSubnets", "DescribeImages", "DescribeSecurityGroups",
@@ -45,7 +45,7 @@ def _allow(
 
 
 def launcher_policy() -> dict[str, Any]:
-    """Return the rights that a person needs to launch and destroy clusters, and no more."""
+    """Return the policy with the minimum permissions that a user needs to launch and destroy clusters on AWS."""
     tagged = {"Null": {f"aws:ResourceTag/{TAG}": "false"}}
     return {
         "Version": "2012-10-17",
@@ -64,7 +64,7 @@ def launcher_policy() -> dict[str, Any]:
 
 
 def role_policy(description: Description, *, controller: bool) -> dict[str, Any] | None:
-    """Return the rights of a cluster's controller or of its workers; None if they need none."""
+    """Return the policy for a cluster's controller, or for its workers; None if they need no permissions."""
     statements = []
     if controller:
         own = {"StringEquals": {f"aws:ResourceTag/{TAG}": description.name}}
@@ -118,7 +118,10 @@ _GOOGLE_CONTROLLER = (
 
 
 def google_launcher_role() -> dict[str, Any]:
-    """Return the role that a person needs at Google to launch and destroy clusters, for `gcloud iam roles create`."""
+    """Return the role with the minimum permissions that a user needs to launch and destroy clusters at Google.
+
+    It is in the form that `gcloud iam roles create --file` accepts.
+    """
     return {
         "title": "toilfn launcher",
         "description": "launches and destroys toilfn clusters",
@@ -128,12 +131,12 @@ def google_launcher_role() -> dict[str, Any]:
 
 
 def google_controller_permissions() -> list[str]:
-    """Return the permissions of a cluster's controller at Google; the condition of names goes with them."""
+    """Return the permissions of a cluster's controller at Google, which `google_names_only` restricts."""
     return list(_GOOGLE_CONTROLLER)
 
 
 def google_names_only(cluster: str) -> str:
-    """Return the condition that a role holds only for a cluster's own instances and disks."""
+    """Return the condition that restricts a role to the instances and disks of a cluster."""
     kinds = {"instances": "compute.googleapis.com/Instance", "disks": "compute.googleapis.com/Disk"}
     return " && ".join(
         f'(resource.type != "{kind}" || resource.name.extract("/{part}/{{name}}").startsWith("toilfn-{cluster}-"))'
@@ -142,7 +145,7 @@ def google_names_only(cluster: str) -> str:
 
 
 def google_store_only(store: str) -> str:
-    """Return the condition that a role holds only for a bucket, and in it for the objects of a store."""
+    """Return the condition that restricts a role to the bucket of a store, and to the store's objects in it."""
     bucket, _, prefix = store.removeprefix("gs://").partition("/")
     path = f"projects/_/buckets/{bucket}"
     return f'resource.name == "{path}" || resource.name.startsWith("{path}/objects/{prefix}")'

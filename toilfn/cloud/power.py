@@ -1,4 +1,4 @@
-"""What Slurm's ResumeProgram and SuspendProgram do: turn names of nodes into machines of a cloud, and back."""
+"""The programs that Slurm calls to start and remove the machines of its nodes (ResumeProgram, SuspendProgram)."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ __all__ = ["drain", "expand", "restore", "resume", "scontrol", "suspend", "warn"
 _log = logging.getLogger(__name__)
 
 _WARNED = "toilfn: warned, since the cloud takes the machine away"
-"""The administrator's comment of a job that was warned."""
+"""The administrator's comment that marks a job that was warned."""
 
 
 def expand(nodes: str) -> list[str]:
-    """Return the names that a Slurm expression such as ``cpu-[0-3],big-1`` stands for.
+    """Expand a Slurm expression such as ``cpu-[0-3],big-1`` to the names of nodes.
 
     Raises
     ------
     ClusterError
-        If Slurm does not understand it, or is not there.
+        If Slurm rejects the expression, or its commands are not installed.
     """
     return scontrol("show", "hostnames", nodes).split()
 
 
 def resume(description: Description, machines: Machines, names: Sequence[str]) -> list[str]:
-    """Start machines for nodes, and let Slurm give up those that are not available.
+    """Start machines for nodes, and set the nodes for which no machine is available to down.
 
-    Slurm runs the jobs of a node that was given up elsewhere, and tries the node again after ``scaling.cooldown``.
+    Slurm then runs the jobs of such a node on other nodes, and tries the node again after ``scaling.cooldown``.
 
     Parameters
     ----------
     description : Description
         The cluster.
     machines : Machines
-        Where they come from.
+        The machines of its pools.
     names : sequence of str
-        Nodes, as Slurm names them.
+        The names of the nodes in Slurm.
 
     Returns
     -------
     list of str
-        The nodes that were given up, each with the reason.
+        The nodes without a machine, each with the reason.
     """
     failures = []
     for pool, wanted in _by_pool(description, names):
@@ -68,9 +68,9 @@ def resume(description: Description, machines: Machines, names: Sequence[str]) -
 
 
 def _give_up(names: Sequence[str], reason: str, cooldown: float) -> None:
-    """Set nodes down, so that Slurm looks elsewhere, and let it try them again later.
+    """Set nodes to down, so that Slurm uses others, and let Slurm try them again later.
 
-    Meanwhile the reason is there for people, and for leaders whose jobs have been given up with the nodes.
+    Until then, the reason of the nodes is visible to users, and to the leaders of jobs that waited for these nodes.
     """
     nodes = ",".join(names)
     scontrol("update", f"nodename={nodes}", "state=down", f"reason={reason[:200]}")
@@ -88,23 +88,23 @@ def suspend(description: Description, machines: Machines, names: Sequence[str]) 
 
 
 def restore(description: Description, machines: Machines, names: Sequence[str]) -> None:
-    """Remove what there is of nodes that did not come up in time, and let Slurm try them again.
+    """Remove the machines of nodes that did not start in time, and let Slurm try these nodes again.
 
-    Slurm leaves such nodes down, so that without this a pool would lose one with each machine that fails to boot.
+    Otherwise they would stay down, and a pool would lose a node with each machine that fails to boot.
     """
     suspend(description, machines, names)
     scontrol("update", f"nodename={','.join(names)}", "state=resume")
 
 
 def drain(node: str, reason: str) -> None:
-    """Let a node take nothing new; Slurm powers it down when its jobs have left.
+    """Drain a node: it gets no new jobs, and Slurm powers it down when its jobs have ended.
 
     Parameters
     ----------
     node : str
-        Slurm's name for it.
+        The name of the node in Slurm.
     reason : str
-        Why, for people who look at the node.
+        The reason to show to users.
 
     Raises
     ------
@@ -115,17 +115,17 @@ def drain(node: str, reason: str) -> None:
 
 
 def warn(node: str, warned: set[str]) -> bool:
-    """Send TERM to the jobs on a node, each of them once; return whether some have still to be warned.
+    """Send TERM to each job on a node once; return whether some jobs have not been warned yet.
 
-    A second signal would interrupt a task that saves its state, so a job that was warned is marked in Slurm: the next
-    `watch` on this machine, after a crash or beside this one, leaves it alone.
+    A second signal would interrupt a task that is saving its state. So Slurm records which jobs were warned, in case
+    that `watch` is started again after a crash, or runs twice on this machine.
 
     Parameters
     ----------
     node : str
-        Slurm's name for it.
+        The name of the node in Slurm.
     warned : set of str
-        The jobs that were warned before; the others are added.
+        The jobs that were warned before. Those that are warned now are added.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def warn(node: str, warned: set[str]) -> bool:
             warned.add(job)
             _slurm("scontrol", "update", f"jobid={job}", f"admincomment={_WARNED}")
         except ClusterError as error:
-            _log.info("%s", error)  # the job has just ended, or Slurm is away for a moment
+            _log.info("%s", error)  # the job has just ended, or Slurm does not answer; the next call tries again
     return any(job not in warned for job, _, _ in rows)
 
 
@@ -157,7 +157,7 @@ def _by_pool(description: Description, names: Sequence[str]) -> list[tuple[PoolD
 
 
 def scontrol(*arguments: str) -> str:
-    """Run scontrol, and return what it prints.
+    """Run scontrol, and return its output.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def _slurm(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except FileNotFoundError:
-        raise ClusterError(f"{command[0]} is not installed; run this on a machine of the cluster") from None
+        raise ClusterError(f"{command[0]} is not installed", hint="run this on a machine of the cluster") from None
     except subprocess.TimeoutExpired:
         raise UnavailableError(f"{' '.join(command)}: no response within 60 seconds") from None
     if done.returncode:

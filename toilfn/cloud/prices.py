@@ -1,4 +1,4 @@
-"""Sizes and prices of machine types from the offer file of a cloud, which is read once and kept in a cache."""
+"""Sizes and prices of machine types from the offer file of a cloud, of which a cache is kept."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["cache_file", "is_general", "kept_offers", "offered", "read_offers"]
 
 _AWS = "https://pricing.us-east-1.amazonaws.com/offers/v1.0/aws/AmazonEC2/current/{region}/index.csv"
 _FRESH = 30 * 86400.0
-"""Seconds after which an offer file is read again."""
+"""Seconds after which an offer file is downloaded again."""
 _WANTED = {
     "TermType": "OnDemand", "Unit": "Hrs", "Currency": "USD", "Operating System": "Linux", "Tenancy": "Shared",
     "CapacityStatus": "Used", "Pre Installed S/W": "NA",
 }  # fmt: skip
-"""The rows about plain Linux machines that are paid by the hour."""
+"""Columns and their values in the rows for Linux machines on demand without other software."""
 
 
 def offered(region: str, source: str = "aws", *, now: float | None = None) -> dict[str, MachineType]:
@@ -37,18 +37,18 @@ def offered(region: str, source: str = "aws", *, now: float | None = None) -> di
     Parameters
     ----------
     region : str
-        Such as ``"eu-central-1"``.
+        The region, such as ``"eu-central-1"``.
     source : str, optional
-        ``"aws"`` for the file that AWS publishes, of which a cache is kept for 30 days; else the path of such a file.
+        ``"aws"`` for the file that AWS publishes, which is cached for 30 days; else the path of such a file.
     now : float, optional
-        The time, in seconds since 1970.
+        The time, in seconds since the epoch. Default: the current time.
 
     Raises
     ------
     ClusterError
         If the file cannot be downloaded.
     InputError
-        If it is not an offer file.
+        If the file is not an offer file of AWS.
     """
     if source != "aws":
         try:
@@ -67,7 +67,7 @@ def offered(region: str, source: str = "aws", *, now: float | None = None) -> di
 
 
 def kept_offers(region: str, now: float) -> dict[str, MachineType]:
-    """Return the offers of AWS in a region if they were read in the last 30 days, else nothing."""
+    """Return the cached offers of AWS in a region, if they are not older than 30 days, else an empty mapping."""
     try:
         kept = json.loads(cache_file(region).read_text(encoding="utf-8"))
         if now - kept["time"] < _FRESH:
@@ -78,9 +78,9 @@ def kept_offers(region: str, now: float) -> dict[str, MachineType]:
 
 
 def is_general(name: str) -> bool:
-    """Return whether a type of AWS suits a pool that names sizes only, as far as its name says.
+    """Return whether the name of a type of AWS suggests that it suits a pool with sizes only.
 
-    Types without steady speed, whole hosts and ARM processors do not.
+    Types with burstable performance, bare-metal types and types with ARM processors do not.
 
     >>> [name for name in ("c6i.large", "t3.large", "m7g.large", "c7gn.large", "m6i.metal") if is_general(name)]
     ['c6i.large']
@@ -91,13 +91,13 @@ def is_general(name: str) -> bool:
 
 
 def cache_file(region: str) -> Path:
-    """Return the file in which the offers of a region are kept."""
+    """Return the file that caches the offers of a region."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return folder / "toilfn" / f"offers-aws-{region}.json"
 
 
 def read_offers(lines: Iterable[str], source: str) -> dict[str, MachineType]:
-    """Read an offer file of AWS EC2 in the form CSV, row by row: such files have hundreds of megabytes.
+    """Parse an offer file of AWS EC2 in CSV format, row by row, since such files have hundreds of megabytes.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def _machine_type(row: list[str], place: dict[str, int]) -> MachineType | None:
         memory = row[place["Memory"]].replace(",", "").replace(" GiB", "Gi")
         price = float(row[place["PricePerUnit"]])
         return MachineType(row[place["Instance Type"]], float(row[place["vCPU"]]), parse_memory(memory), 0, price)
-    except (ValueError, KeyError):  # such as NA, for whole hosts
+    except (ValueError, KeyError):  # for example, bare-metal rows have NA instead of a number
         return None
 
 
@@ -139,12 +139,12 @@ def _downloaded(region: str) -> Iterator[TextIO]:
     except OSError as error:
         raise ClusterError(
             f"prices of {region}: {url} cannot be read: {error}",
-            hint="write prices into the description's machines, or name a file by --prices",
+            hint="add prices to the description's machines, or pass a file with --prices",
         ) from None
 
 
 def _keep(cache: Path, text: str) -> None:
-    """Write the cache; without one the next plan reads the offers again."""
+    """Write the cache. Errors are ignored: without a cache, the next plan downloads the offers again."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False, encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The interface between the commands and a cloud: one for AWS and Google."""
+"""The interface that the commands use for every cloud."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTROLLER", "Cluster", "Machine", "Machines", "Provider"]
 
 CONTROLLER = "controller"
-"""The name of the machine that Slurm's controller runs on; each other machine has the name of its node in Slurm."""
+"""The name of the machine with Slurm's controller. Every other machine has the name of its node in Slurm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class Machine:
     Attributes
     ----------
     id : str
-        The cloud's name for it.
+        The cloud's id of the machine.
     node : str
-        Slurm's name for it; empty as long as it has none.
+        The name of the machine in Slurm; empty if it has none yet.
     type, state : str
-        In the cloud's words.
+        The machine type, and the state in the cloud's terms.
     address : str
         The public address, or the private one if there is no other.
     host_key : str
-        The controller's public ssh host key, as the launch has stored it; empty for other machines.
+        The controller's public ssh host key, which was stored when the cluster was launched; empty for other machines.
     """
 
     id: str
@@ -50,16 +50,16 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster in a list of them.
+    """A cluster in a list of clusters.
 
     Attributes
     ----------
     name, kind : str
-        As in its description.
+        The name and kind from its description.
     machines : int or None
-        How many exist; None if the cloud manages them.
+        The number of machines; None if the cloud manages them.
     controller : bool
-        Whether the cluster has a controller, which it lacks while it is launched or destroyed.
+        Whether the cluster has a controller. It has none while it is being launched or destroyed.
     """
 
     name: str
@@ -69,30 +69,30 @@ class Cluster:
 
 
 class Machines(ABC):
-    """Machines of pools, by the names that Slurm gives them.
+    """Starts and ends the machines of pools, by the names of their nodes in Slurm.
 
     Parameters
     ----------
     description : Description
-        Whose pools.
+        The cluster with the pools.
     """
 
     def __init__(self, description: Description) -> None:
         self.description = description
 
     def create(self, pool: PoolDescription, names: Sequence[str]) -> dict[str, str]:
-        """Create the machines that are missing; return the addresses of those that exist then, by name.
+        """Create the missing machines of these names; return the addresses of those that exist then, by name.
 
-        A share of the spot machines that the cloud does not have is made on demand.
+        If the cloud lacks spot machines, a share of them (``scaling.compensation``) is created as on-demand machines.
 
         Raises
         ------
         ClusterError
-            If the cluster has no controller, or the cloud refuses for another reason than missing capacity.
+            If the cluster has no controller, or the cloud refuses for a reason other than lack of capacity.
         """
         there = self.living(names)
         if CONTROLLER not in there:
-            raise ClusterError(f"cluster {self.description.name}: it has no controller, so nothing is started")
+            raise ClusterError(f"cluster {self.description.name}: cannot start machines without a controller")
         found = {name: there[name] for name in names if name in there}
         wanted = [name for name in names if name not in there]
         if wanted:
@@ -105,18 +105,18 @@ class Machines(ABC):
 
     @abstractmethod
     def living(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the addresses of the controller and of all machines that run or boot, by name.
+        """Return the addresses of the controller and of all machines that are running or booting, by name.
 
-        Machines that would be in the way of new ones with these names are removed.
+        Remove other machines with the names `names`, if they would prevent the creation of new ones.
         """
 
     @abstractmethod
     def start(self, pool: PoolDescription, names: Sequence[str], controller: str, *, is_spot: bool) -> dict[str, str]:
-        """Create machines that know the controller's address; return the addresses of those that were available."""
+        """Create machines with the address of the controller; return the addresses of those that were available."""
 
     @abstractmethod
     def terminate(self, names: Sequence[str]) -> None:
-        """Remove machines; one that is gone already is passed over."""
+        """Remove machines; it is not an error if one no longer exists."""
 
 
 class Provider(ABC):
@@ -127,7 +127,7 @@ class Provider(ABC):
     name : str
         The cluster's name; it may be empty if only `clusters` is called.
     place : str
-        Where clusters are looked for, for people: a region, or a project.
+        The region or project in which clusters are searched, for messages.
     """
 
     name: str
@@ -135,34 +135,34 @@ class Provider(ABC):
 
     @abstractmethod
     def check(self, description: Description) -> None:
-        """Check against the cloud what the description names, before anything is made.
+        """Check that the cloud has everything that the description names, before anything is created.
 
         Raises
         ------
         InputError
-            If the cloud does not have it.
+            If the cloud does not have a machine type, zone, subnet or image.
         """
 
     @abstractmethod
     def with_types(self, description: Description, prices: Mapping[str, MachineType]) -> Description:
-        """Return the description with the cheapest types for each pool that names sizes.
+        """Return the description with the cheapest suitable types for each pool with sizes only.
 
         Parameters
         ----------
         description : Description
-            A cluster of kind slurm.
+            A cluster of the kind slurm.
         prices : mapping
-            Types with their prices on demand, as far as they are known.
+            On-demand prices, as far as they are known: machine types by name.
 
         Raises
         ------
         InputError
-            If no type is large enough, or each costs more than the pool's limit.
+            If no type is large enough, or all cost more than the pool's limit.
         """
 
     @abstractmethod
     def launched_types(self, pool: PoolDescription) -> PoolDescription:
-        """Return a pool that names sizes with the types that were chosen when its cluster was launched.
+        """Return a pool with sizes only with the types that were chosen when its cluster was launched.
 
         Raises
         ------
@@ -172,44 +172,45 @@ class Provider(ABC):
 
     @abstractmethod
     def spot_prices(self, types: Iterable[str], zones: Sequence[str]) -> dict[str, float]:
-        """Return what a spot machine of each type costs now for an hour, where it costs least.
+        """Return the current price of a spot machine of each type, per hour, in the cheapest zone.
 
         Parameters
         ----------
         types : iterable of str
-            Machine types. Those that are not sold as spot machines are left out of the result.
+            Machine types. Types without spot machines are left out of the result.
         zones : sequence of str
-            The zones that count; all if there are none.
+            The zones to consider; if empty, all.
         """
 
     @abstractmethod
     def steps_of_kind(self, kind: str, description: Description | None, secrets: Secrets | None) -> list[Step[Any]]:
-        """Return the steps of a cluster of kind slurm or kubernetes, in the order of launching."""
+        """Return the steps of a cluster of the kind slurm or kubernetes, in the order of launching."""
 
     def steps(self, description: Description | None = None, secrets: Secrets | None = None) -> list[Step[Any]]:
         """Return the steps of a cluster, in the order of launching.
 
-        Without a description, its kind is not known: the steps of all kinds find and remove it.
+        Without a description, the kind is unknown. The result then has the steps of all kinds, to find and remove the
+        cluster.
         """
         kinds = [description.kind] if description else ["slurm", "kubernetes"]
         return [step for kind in kinds for step in self.steps_of_kind(kind, description, secrets)]
 
     @abstractmethod
     def machines(self) -> list[Machine]:
-        """Return the cluster's machines that are not gone."""
+        """Return the cluster's machines, except terminated ones."""
 
     @abstractmethod
     def pools(self, description: Description) -> Machines:
-        """Return what creates and ends the machines of pools."""
+        """Return the object that starts and ends the machines of pools."""
 
     @abstractmethod
     def clusters(self) -> list[Cluster]:
-        """Return all clusters there, whatever their names."""
+        """Return all clusters of the region or project, whatever their names."""
 
     @abstractmethod
     def manifests(self, description: Description) -> str:
-        """Return the YAML that makes a Kubernetes cluster ready for leaders and tasks."""
+        """Return the YAML that prepares a Kubernetes cluster for leaders and tasks."""
 
     @abstractmethod
     def kubernetes_access(self, description: Description) -> str:
-        """Return the command by which kubectl reaches a cluster of kind kubernetes."""
+        """Return the command that configures kubectl for a cluster of the kind kubernetes."""

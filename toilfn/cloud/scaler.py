@@ -1,7 +1,8 @@
-"""How many machines of which pool a cluster should have: one pure function.
+"""Decide how many machines each pool of a cluster should have.
 
-`decide` has no clock and talks to no cloud. It packs the queued tasks, largest first, into what is free on the machines
-that there are and into new ones, so that each task either starts at once or ends within the target time.
+`decide` is a pure function: it has no clock, and sends no requests to the cloud. It packs the queued tasks, largest
+first, into the free resources of existing machines, and then into new machines, so that each task either starts at once
+or ends within the target time.
 """
 
 from __future__ import annotations
@@ -22,32 +23,33 @@ __all__ = [
 ]  # fmt: skip
 
 _STEPS = 32
-"""The remaining times of running tasks are rounded up to this part of the target time, so that timelines are alike."""
+"""The remaining times of running tasks are rounded up to this fraction of the target time. Then many machines have
+equal timelines, and are handled together."""
 _ROUNDS = 16
-"""How often the same tasks are packed at most, to find how many new machines they need. It is seldom more than three
-times, except in a pool at its maximum, where each packing may exchange a machine of one type for one of another."""
+"""Maximum number of times to pack the same tasks until the number of new machines no longer changes. Three are usually
+enough, except for a pool at its maximum, where each packing may replace a machine of one type by another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to scale.
+    """The settings of the scaler.
 
     Attributes
     ----------
     pools : tuple of Pool
-        Where machines come from; the earlier one is taken where costs are equal.
+        The pools. If costs are equal, the earlier pool is used.
     target_time : float
-        Seconds within which all that is queued now should be done.
+        Seconds within which all tasks that are queued now should be done.
     inertia : float
-        From 0 to 0.9: how much the last sizes count against the new ones when a pool shrinks.
+        From 0 to 0.9: the weight of earlier sizes in the moving average of a pool's size, by which it shrinks.
     compensation : float
-        From 0 to 1: how many machines on demand stand in for each spot machine that is not available.
+        From 0 to 1: the number of on-demand machines to create for each spot machine that is not available.
     overhead : bool
-        Whether the system on a machine keeps some of its memory and disk.
+        Whether some memory and disk space of a machine is reserved for its system.
     linger : float
         Seconds for which a machine must have been unneeded before it is drained.
     cooldown : float
-        Seconds for which a type is not tried again in a pool after the cloud had none of it.
+        Seconds before a type is requested again in a pool after the cloud did not have it.
     """
 
     pools: tuple[Pool, ...]
@@ -61,7 +63,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A task that runs on a machine: its amounts, and the seconds that it is expected to need still."""
+    """A task that is running on a machine: the amounts that it uses, and its expected remaining time in seconds."""
 
     need: Amounts
     seconds: float
@@ -69,20 +71,20 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine that exists or boots.
+    """A machine that is running or booting.
 
     Attributes
     ----------
     id : str
-        The cloud's or the engine's name for it.
+        The id of the machine in the cloud, or its name in the engine.
     pool, type : str
-        Names of its pool and of its machine type.
+        The names of its pool and of its machine type.
     loads : tuple of Load
-        The tasks that run on it.
+        The tasks that are running on it.
     draining : bool
-        Whether it takes no new tasks.
+        Whether the machine is drained and gets no new tasks.
     static : bool
-        Whether it stays whatever happens.
+        Whether the machine is never drained or terminated.
     """
 
     id: str
@@ -100,11 +102,11 @@ class Demand:
     Attributes
     ----------
     resources : Resources
-        The resources of each.
+        The resources that each task requests.
     count : int
-        How many there are.
+        The number of tasks.
     seconds : float
-        How long each is expected to take; infinite for services.
+        The expected time of each task; infinite for services.
     """
 
     resources: Resources
@@ -114,18 +116,18 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The state that one round hands to the next.
+    """The state that one decision passes to the next.
 
     Attributes
     ----------
     averages : mapping
-        Pool to the moving average of its size.
+        The moving average of each pool's size, by the pool's name.
     cooling : mapping
-        Pool and type to the time until which the type is not tried there.
+        The time until which a type is not requested in a pool, by the names of pool and type.
     surplus_since : mapping
-        Machine to the time since which it has been unneeded.
+        The time since which a machine has been unneeded, by its id.
     compensating : mapping
-        Pool on demand and type to how many machines were made there in place of spot machines.
+        The number of on-demand machines that were created instead of spot machines, by the names of pool and type.
     """
 
     averages: Mapping[str, float] = field(default_factory=dict)
@@ -136,7 +138,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make machines."""
+    """Create machines."""
 
     pool: str
     type: str
@@ -146,7 +148,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Let a machine take no new tasks."""
+    """Drain a machine, so that it gets no new tasks."""
 
     machine: str
     reason: str
@@ -154,7 +156,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Undrain:
-    """Let a machine take tasks again."""
+    """Use a drained machine for new tasks again."""
 
     machine: str
     reason: str
@@ -162,7 +164,7 @@ class Undrain:
 
 @dataclass(frozen=True, slots=True)
 class Terminate:
-    """Remove a machine, which is drained and idle."""
+    """Remove a machine that is drained and idle."""
 
     machine: str
     reason: str
@@ -170,7 +172,7 @@ class Terminate:
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """Nothing is done for some tasks, because no machine is large enough or no more may be made."""
+    """No machine can be provided for some tasks: none is large enough, or the pools have their maximum sizes."""
 
     resources: Resources
     count: int
@@ -192,29 +194,29 @@ def round_half_up(value: float) -> int:
 def decide(
     settings: Settings, machines: Sequence[Machine], demand: Iterable[Demand], memory: Memory, now: float
 ) -> tuple[list[Action], Memory]:
-    """Decide what to do about the sizes of all pools.
+    """Decide how to change the sizes of all pools.
 
     Parameters
     ----------
     settings : Settings
-        How to scale.
+        The settings.
     machines : sequence of Machine
-        All that exist or boot.
+        All machines that are running or booting.
     demand : iterable of Demand
-        The tasks that are queued and have no machine yet.
+        The queued tasks, which have no machine yet.
     memory : Memory
-        The memory that the last round returned; ``Memory()`` for the first.
+        The memory that the previous decision returned; ``Memory()`` for the first decision.
     now : float
-        The time, in seconds since any epoch.
+        The time in seconds, on a scale that is the same for all decisions.
 
     Returns
     -------
     actions : list of Action
-        What to do, each with its reason.
+        The actions, each with its reason.
     memory : Memory
-        For the next round. `note_created` adds to it what the cloud could not do.
+        The memory for the next decision. Pass it to `note_created` with the result of each `Create`.
     """
-    machines = sorted(machines, key=lambda machine: machine.id)  # the answer does not depend on the order
+    machines = sorted(machines, key=lambda machine: machine.id)  # the result must not depend on the caller's order
     packed = _settled(settings, machines, sorted(_merged(demand), key=_size_order, reverse=True), memory, now)
     compensating = packed.compensate()
     return _Outcome(settings, machines, memory, now, packed, compensating).decide()
@@ -223,10 +225,11 @@ def decide(
 def _settled(
     settings: Settings, machines: Sequence[Machine], groups: Sequence[Demand], memory: Memory, now: float
 ) -> _Packing:
-    """Return a packing that stays the same in the next round, when the new machines exist.
+    """Return a packing that would be the same in the next decision, when the new machines exist.
 
-    New machines are opened group by group, and a later group may fill what an earlier one has left: packed once more
-    into all of them, the same tasks may need fewer.
+    New machines are added group by group, and a later group may fill the gaps of an earlier one. If the same tasks are
+    then packed into all these machines again, fewer may be enough. So packing is repeated until the number of new
+    machines no longer changes.
     """
     planned: dict[tuple[str, str], int] = {}
     for _ in range(_ROUNDS):
@@ -241,10 +244,10 @@ def _settled(
 
 
 def note_created(settings: Settings, memory: Memory, wanted: Create, got: int, now: float) -> Memory:
-    """Return the memory with what became of a `Create`.
+    """Return the memory with the result of a `Create` action.
 
-    A type of which the cloud had too few cools down: other types are tried meanwhile, and spot machines that no type
-    can give are compensated for.
+    If the cloud had too few machines of a type, that type is not requested again for ``cooldown`` seconds. Meanwhile,
+    other types are used. If no type of spot machines is available, on-demand machines compensate for them.
     """
     cooling = {key: until for key, until in memory.cooling.items() if until > now}
     if got < wanted.count:
@@ -253,7 +256,7 @@ def note_created(settings: Settings, memory: Memory, wanted: Create, got: int, n
 
 
 def _merged(demand: Iterable[Demand]) -> list[Demand]:
-    """Return one group for all tasks of the same shape and time."""
+    """Merge the groups of tasks with the same shape and expected time."""
     counts: dict[tuple[Resources, float], int] = {}
     for group in demand:
         if group.count > 0:
@@ -263,14 +266,17 @@ def _merged(demand: Iterable[Demand]) -> list[Demand]:
 
 
 def _size_order(group: Demand) -> tuple[object, ...]:
-    """Sort by what is hardest to place: tasks that need a machine of their own kind, then the large ones."""
+    """Return a sort key that is larger for tasks that are harder to place.
+
+    Tasks that are not preemptible have fewer pools to choose from; then accelerators and sizes decide.
+    """
     need = amounts_of(group.resources)
     return (not group.resources.preemptible, need.accelerators, need.memory, need.cores, need.disk, group.seconds)
 
 
 @dataclass(slots=True)
 class _Bin:
-    """Machines with equal timelines: some that exist, by their ids, or a number of new ones."""
+    """Machines with equal timelines: either existing machines, or a number of new ones."""
 
     pool: Pool
     kind: MachineType
@@ -286,14 +292,14 @@ class _Bin:
         return len(self.machines) or self.new
 
     def split(self, count: int) -> tuple[_Bin, _Bin]:
-        """Return a part of so many machines, and the rest."""
+        """Split off `count` machines; return them, and the rest."""
         first = replace(self, machines=self.machines[:count], new=min(count, self.new))
         rest = replace(self, machines=self.machines[count:], new=max(0, self.new - count))
         return first, rest
 
 
 class _Packing:
-    """The queued tasks in machines that exist, then in new ones."""
+    """Packs queued tasks into existing machines, then into new ones."""
 
     def __init__(
         self, settings: Settings, machines: Sequence[Machine], memory: Memory, now: float,
@@ -312,7 +318,7 @@ class _Packing:
         self.bins = self._existing(planned)
 
     def _existing(self, planned: Mapping[tuple[str, str], int]) -> list[_Bin]:
-        """Return what exists or is planned: the fullest machines first, and at the end those that drain."""
+        """Return existing and planned machines: the fullest ones first, and those that are draining last."""
         known = [m for m in self._machines if (m.pool, m.type) in self._room]
         alike: dict[object, _Bin] = {}
         for machine in sorted(known, key=self._preference):
@@ -334,7 +340,7 @@ class _Packing:
         return machine.draining, -self.fullness(machine), self._ranks[machine.pool, machine.type], machine.id
 
     def created(self) -> dict[tuple[str, str], int]:
-        """Count the new machines that tasks were placed on, by pool and type."""
+        """Return the number of new machines with tasks, by pool and type."""
         counts: dict[tuple[str, str], int] = {}
         for bin_ in self.bins:
             if bin_.new and bin_.is_used and not bin_.is_missing:
@@ -377,7 +383,13 @@ class _Packing:
         return left
 
     def _fill(self, bin_: _Bin, need: Amounts, seconds: float, left: int) -> tuple[list[_Bin], int]:
-        """Place what fits into equal machines, one after the other; return their parts, and how many tasks are left."""
+        """Place tasks on equal machines, one after another.
+
+        Returns
+        -------
+        tuple
+            The machines, grouped by their new timelines; and the number of tasks that are left.
+        """
         filled = bin_.timeline.copy()
         each = filled.place(need, seconds, left, self.settings.target_time)
         if not each:
@@ -393,7 +405,7 @@ class _Packing:
         return [*parts, *([rest] if rest.count else [])], left
 
     def _into_new(self, group: Demand, left: int) -> int:
-        """Open machines of the type that is cheapest for these tasks; return how many tasks they take."""
+        """Add new machines of the type that is cheapest for these tasks; return how many tasks fit on them."""
         choice = min(self._offers(group, left), default=None, key=lambda offer: offer[0])
         if choice is None:
             return 0
@@ -407,7 +419,11 @@ class _Packing:
         return min(left, placed * count)
 
     def _offers(self, group: Demand, left: int) -> Iterable[tuple[tuple[float, ...], Pool, MachineType, int, bool]]:
-        """Yield the types that could take tasks, with what a task would cost there and how many a machine takes."""
+        """Yield the types on which the tasks can run.
+
+        Each comes with the cost of a task, its pool, the number of tasks that fit on a machine, and whether it is not
+        available at present.
+        """
         need = amounts_of(group.resources)
         homes = self._homes(group.resources)
         for order, (pool, kind) in enumerate(homes):
@@ -419,10 +435,10 @@ class _Packing:
                 yield (float(is_missing), kind.cost() / each, -each, order), pool, kind, each, is_missing
 
     def _homes(self, resources: Resources) -> list[tuple[Pool, MachineType]]:
-        """Return where new machines for a task may be made.
+        """Return the pools and types of new machines for a task.
 
-        A task that may be preempted gets spot machines wherever there is a pool of them that could run it: machines on
-        demand stand in for those only as far as the compensation says.
+        A preemptible task gets spot machines if any pool of spot machines can run it. On-demand machines replace them
+        only as far as ``compensation`` allows, if they are not available.
         """
         overhead = self.settings.overhead
         admitting = [(pool, kind) for pool in self.settings.pools if pool.admits(resources) for kind in pool.types]
@@ -435,7 +451,7 @@ class _Packing:
     def _why_not(self, group: Demand) -> str:
         if homes := self._homes(group.resources):
             names = ", ".join(dict.fromkeys(f"{pool.name} ({pool.max})" for pool, _ in homes))
-            return f"every pool that could run them has as many machines as it may have: {names}"
+            return f"every pool that could run them has its maximum number of machines: {names}"
         admitting = [
             (pool, kind) for pool in self.settings.pools if pool.admits(group.resources) for kind in pool.types
         ]
@@ -446,7 +462,10 @@ class _Packing:
         return f"each requests {shortfall(nearest[1], group.resources, overhead=overhead)[1]} (pool {nearest[0].name})"
 
     def compensate(self) -> dict[tuple[str, str], int]:
-        """Open machines on demand for some spot machines that are not available; return how many there are now."""
+        """Add on-demand machines for a share of the spot machines that are not available.
+
+        Return the number of such on-demand machines, including earlier ones, by pool and type.
+        """
         missing: dict[str, int] = {}
         for bin_ in self.bins:
             if bin_.is_missing:
@@ -469,7 +488,7 @@ class _Packing:
 
 
 class _Outcome:
-    """The actions that lead from the machines that exist to those that are wanted."""
+    """Determines the actions that change the existing machines to the required ones."""
 
     def __init__(
         self, settings: Settings, machines: Sequence[Machine], memory: Memory, now: float, packed: _Packing,
@@ -486,7 +505,7 @@ class _Outcome:
         self._since: dict[str, float] = {}
 
     def decide(self) -> tuple[list[Action], Memory]:
-        """Return the actions of all pools and the next memory."""
+        """Return the actions for all pools, and the memory for the next decision."""
         actions: list[Action] = []
         for pool in self._settings.pools:
             actions += self._pool(pool)
@@ -517,18 +536,18 @@ class _Outcome:
         return actions + self._create(pool, new, len(kept) + len(back), len(machines))
 
     def _smooth(self, pool: Pool, wanted: int) -> int:
-        """Return the moving average of the pool's size; at least one while anything is wanted."""
+        """Return the moving average of the pool's size, rounded; at least 1 if any machine is required."""
         inertia = self._settings.inertia
         average = (1 - inertia) * wanted + inertia * self._memory.averages.get(pool.name, wanted)
         self._averages[pool.name] = average
         return max(round_half_up(average), 1 if wanted else 0)
 
     def _drain(self, pool: Pool, kept: Sequence[Machine], target: int) -> list[Action]:
-        """Drain what has been unneeded for long enough, the emptiest first, and whatever is above the maximum."""
+        """Drain machines that were unneeded for ``linger`` seconds, the emptiest first, and those above the maximum."""
         removable = sorted((m for m in kept if not m.static), key=lambda m: (self._packed.fullness(m), m.id))
         over = len(kept) - pool.max
         forced = removable[: max(0, over)]
-        actions: list[Action] = [Drain(m.id, f"pool {pool.name} may have {pool.max} machines at most") for m in forced]
+        actions: list[Action] = [Drain(m.id, f"pool {pool.name} may have at most {pool.max} machines") for m in forced]
         spare = len(kept) - len(forced) - target
         idle = [m for m in removable if not m.loads and m.id not in self._used and m not in forced]
         for machine in idle[: max(0, spare)]:
@@ -561,7 +580,7 @@ class _Outcome:
     def _why(self, pool: Pool, kind: str) -> str:
         stands_in = self._compensating.get((pool.name, kind), 0) - self._memory.compensating.get((pool.name, kind), 0)
         if stands_in > 0 and not pool.spot:
-            return f"{stands_in} in place of spot machines of type {kind} that cannot be had"
+            return f"{stands_in} in place of spot machines of type {kind} that are not available"
         room = self._packed._room[pool.name, kind]
         within = format_duration(self._settings.target_time)
         size = f"{room.cores:g} cores, {format_size(room.memory)} for tasks"

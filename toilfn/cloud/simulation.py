@@ -1,4 +1,4 @@
-"""A run on machines that exist only here: what the decisions about sizes of pools lead to."""
+"""Simulate a run on imaginary machines, to see the effect of the scaler's decisions."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Step:
     Attributes
     ----------
     name : str
-        The name of its kind.
+        The name of the task's function.
     resources : Resources
         The resources that it requests.
     seconds : float
-        How long it takes.
+        The time that it takes.
     needs : tuple of int
-        Positions of the tasks that it waits for.
+        The indices of the tasks for which it waits.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class PoolUse:
-    """The use of one pool by a run: the most machines at a time, hours of machines, and their cost if it is known."""
+    """The use of one pool by a run: the maximum number of machines, machine hours, and their cost, if it is known."""
 
     pool: str
     most: int
@@ -76,17 +76,17 @@ class Plan:
     Attributes
     ----------
     tasks : int
-        How many tasks ran.
+        The number of tasks that were run.
     seconds : float
-        From the start to the end of the last.
+        The time from the start of the run to the end of its last task.
     pools : tuple of PoolUse
         The use of each pool.
     unplaced : tuple of str
-        Tasks that no machine can run, with the nearest limit.
+        The tasks that no machine can run, with the limits that they exceed.
     flips : int
-        How often a machine was made of a type of which one had been removed within the last half hour.
+        The number of machines that were created although one of the same type had been removed in the last half hour.
     lost : int
-        Tasks that had to start again, since their machine was taken away.
+        The number of tasks that were started again because their machine was taken away.
     """
 
     tasks: int
@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def cost(self) -> float | None:
-        """The cost of all pools; None if a price is not known."""
+        """The cost of all pools; None if a price is unknown."""
         costs = [use.cost for use in self.pools]
         return None if any(cost is None for cost in costs) else sum(cost or 0.0 for cost in costs)
 
@@ -107,14 +107,14 @@ class Market(Protocol):
     """The cloud's supply of machines."""
 
     def available(self, pool: Pool, kind: MachineType, count: int, now: float) -> int:
-        """Return how many of so many machines are available."""
+        """Return how many of the `count` requested machines are available."""
 
     def lifetime(self, pool: Pool) -> float:
-        """Return the seconds after which a machine is taken away."""
+        """Return the seconds after which a machine is taken away; infinite if it is not."""
 
 
 class _Plenty:
-    """A cloud that has everything, and takes nothing back."""
+    """A cloud in which all machines are always available, and none is taken away."""
 
     def available(self, pool: Pool, kind: MachineType, count: int, now: float) -> int:
         return count
@@ -127,22 +127,22 @@ def simulate(
     settings: Settings, steps: Sequence[Step], *, interval: float = 60.0, boot: float = 120.0, rule: Decide = decide,
     market: Market | None = None,
 ) -> Plan:  # fmt: skip
-    """Run tasks on machines that exist only here.
+    """Simulate a run.
 
     Parameters
     ----------
     settings : Settings
-        How the cluster scales.
+        The settings of the scaler.
     steps : sequence of Step
         The tasks.
     interval : float, optional
         Seconds between two decisions.
     boot : float, optional
-        Seconds until a new machine takes tasks.
+        Seconds until a new machine can run tasks.
     rule : callable, optional
-        The function that decides: `decide`, or something with its parameters.
+        The function that decides. Default: `decide`; another function must have the same parameters.
     market : Market, optional
-        The cloud's supply; everything by default.
+        The cloud's supply of machines. Default: all machines are always available.
     """
     return _Simulation(settings, steps, interval, boot, rule, market or _Plenty()).run()
 
@@ -156,13 +156,13 @@ class _Node:
     made: float
     ready: float
     running: dict[int, float] = field(default_factory=dict)
-    """Each task's position, and when it should end."""
+    """The index of each running task, and the time at which it will end."""
     draining: bool = False
     gone: bool = False
 
 
 class _Simulation:
-    """Time runs from one event to the next: a task ends, a machine has booted or is lost, the rule is asked."""
+    """A simulation by events: a task ends, a machine has booted or is lost, or a decision is due."""
 
     def __init__(
         self, settings: Settings, steps: Sequence[Step], interval: float, boot: float, rule: Decide, market: Market
@@ -188,7 +188,7 @@ class _Simulation:
         self._flips = self._lost = self._done = 0
 
     def _impossible(self) -> dict[Resources, str]:
-        """Return the requirements that no machine meets, each with the nearest limit."""
+        """Return the requirements that no machine can satisfy, each with the limit that it exceeds."""
         homes = [(pool, kind) for pool in self._settings.pools for kind in pool.types]
         found: dict[Resources, str] = {}
         for resources in {step.resources for step in self._steps}:
@@ -200,7 +200,7 @@ class _Simulation:
         return found
 
     def run(self) -> Plan:
-        """Let everything happen."""
+        """Process all events, and return the result."""
         now, last = 0.0, 0.0
         for index, waits in enumerate(self._waits):
             if not waits:
@@ -225,7 +225,7 @@ class _Simulation:
         heapq.heappush(self._events, (time, next(self._order), what, index, node))
 
     def _enqueue(self, index: int) -> None:
-        """Put a task that can start into its queue; one that no machine can run is passed over."""
+        """Add a task that is ready to its queue. A task that no machine can run is skipped, and counts as done."""
         stack = [index]
         while stack:
             index = stack.pop()
@@ -253,7 +253,7 @@ class _Simulation:
         self._fill(list(self._nodes.values()) if len(ready) > 1 else [node], now)
 
     def _fill(self, nodes: Sequence[_Node], now: float) -> None:
-        """Start queued tasks where they fit, the largest first."""
+        """Start queued tasks on nodes where they fit, the largest first."""
         groups = sorted(self._queues.items(), key=lambda item: (-item[0][0].memory, -item[0][0].cores, item[0][1]))
         for (resources, name), queue in groups:
             need = amounts_of(resources)
@@ -288,7 +288,7 @@ class _Simulation:
         self._removed[node.kind.name] = now
 
     def _look(self, now: float) -> bool:
-        """Ask the rule and do what it says; return whether anything is ever going to happen again."""
+        """Call the scaler and carry out its actions; return False if nothing can change after that."""
         demand = [Demand(key[0], len(queue), self._means[key[1]]) for key, queue in self._queues.items()]
         machines = [self._machine(node, now) for node in self._nodes.values()]
         actions, self._memory = self._rule(self._settings, machines, demand, self._memory, now)
@@ -352,7 +352,7 @@ class _Simulation:
 
 
 def _mean_times(steps: Iterable[Step]) -> dict[str, float]:
-    """Return the mean time of each kind of task."""
+    """Return the mean time of the tasks of each name, in seconds."""
     sums: dict[str, tuple[float, int]] = {}
     for step in steps:
         total, number = sums.get(step.name, (0.0, 0))

@@ -1,4 +1,4 @@
-"""ssh, rsync and forwarded ports to a cluster's controller, whose host key is known from its launch."""
+"""ssh, rsync and port forwarding to a cluster's controller, whose host key was stored when it was launched."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from toilfn.errors import ClusterError, InputError
 __all__ = ["Host", "forward", "rsync", "ssh"]
 
 _REFUSED = 255
-"""ssh's exit status when there is no connection."""
+"""The exit status of ssh if it could not connect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where the controller is, and the one key by which it must identify itself.
+    """The ssh server of the controller, and the host key that it must have.
 
     Attributes
     ----------
     address : str
-        Name or number.
+        The host name or IP address.
     key : str
-        Its public host key, such as ``"ssh-ed25519 AAAA..."``.
+        The public host key, such as ``"ssh-ed25519 AAAA..."``.
     user : str
-        The user who logs in.
+        The name of the user who logs in.
     port : int
-        Of its ssh server.
+        The port of the ssh server.
     """
 
     address: str
@@ -42,7 +42,7 @@ class Host:
 
 @contextmanager
 def _options(host: Host, identity: str | None) -> Iterator[list[str]]:
-    """Yield ssh's options; the file of known hosts that they name has the controller's key and nothing else."""
+    """Yield the options of ssh. They name a temporary file of known hosts, which contains only the controller's key."""
     if "\n" in host.key or not host.key.startswith(("ssh-", "ecdsa-")):
         raise InputError(f"host {host.address}: {host.key!r} is not a public key")
     with tempfile.TemporaryDirectory(prefix="toilfn-ssh-") as folder:
@@ -64,11 +64,11 @@ def ssh(host: Host, command: Sequence[str] = (), identity: str | None = None, fu
     host : Host
         The controller.
     command : sequence of str, optional
-        Words, which arrive there as they are.
+        The words of the command. They are quoted, so that the shell on the controller does not change them.
     identity : str, optional
-        File of the private key.
+        The file with the private key.
     further : sequence of str, optional
-        Further options of ssh.
+        Additional options of ssh.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def ssh(host: Host, command: Sequence[str] = (), identity: str | None = None, fu
     Raises
     ------
     ClusterError
-        If there is no connection, for example since another machine answers.
+        If ssh cannot connect, for example because another machine answers.
     """
     with _options(host, identity) as options:
         words = [shlex.join(command)] if command else []
@@ -86,16 +86,16 @@ def ssh(host: Host, command: Sequence[str] = (), identity: str | None = None, fu
 
 
 def forward(host: Host, ports: Sequence[str], identity: str | None = None) -> int:
-    """Forward ports of this machine to the controller until it is interrupted.
+    """Forward ports of this machine to the controller, until the user interrupts the command.
 
     Parameters
     ----------
     host : Host
         The controller.
     ports : sequence of str
-        ``"8080"`` for the same port there, or ``"LOCAL:PORT"`` or ``"LOCAL:HOST:PORT"``.
+        ``"8080"`` for the same port on both sides, or ``"LOCAL:PORT"`` or ``"LOCAL:HOST:PORT"``.
     identity : str, optional
-        File of the private key.
+        The file with the private key.
     """
     options = [word for port in ports for word in ("-L", _forwarding(port))]
     return ssh(host, (), identity, ["-N", "-o", "ExitOnForwardFailure=yes", *options])
@@ -105,13 +105,13 @@ def _forwarding(port: str) -> str:
     parts = port.split(":")
     numbers = [parts[0], parts[-1]]
     if len(parts) > 3 or not all(number.isdigit() and 0 < int(number) < 65536 for number in numbers):
-        raise InputError(f"{port!r} is not a port to forward; write PORT, LOCAL:PORT or LOCAL:HOST:PORT")
+        raise InputError(f"{port!r} is not a port to forward", hint="write PORT, LOCAL:PORT or LOCAL:HOST:PORT")
     there = parts[1] if len(parts) == 3 else "localhost"
     return f"localhost:{parts[0]}:{there}:{parts[-1]}"
 
 
 def rsync(host: Host, arguments: Sequence[str], identity: str | None = None) -> int:
-    """Copy files by rsync; a path that begins with a colon is on the controller.
+    """Copy files with rsync; a path that begins with a colon is on the controller.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def rsync(host: Host, arguments: Sequence[str], identity: str | None = None) -> 
     arguments : sequence of str
         The options and paths of rsync, such as ``["-a", "data/", ":data/"]``.
     identity : str, optional
-        File of the private key.
+        The file with the private key.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def rsync(host: Host, arguments: Sequence[str], identity: str | None = None) -> 
         If no path is on the controller.
     """
     if not any(word.startswith(":") for word in arguments):
-        raise InputError("rsync: no path is on the cluster; begin one with a colon, such as :data/")
+        raise InputError("rsync: no path is on the cluster", hint="a path on the cluster begins with a colon: :data/")
     words = [f"{host.user}@{host.address}{word}" if word.startswith(":") else word for word in arguments]
     with _options(host, identity) as options:
         return _run(["rsync", "-e", shlex.join(["ssh", *options]), *words], host)
@@ -141,7 +141,7 @@ def _run(command: list[str], host: Host) -> int:
         raise ClusterError(f"{command[0]} is not installed") from None
     if status == _REFUSED:
         raise ClusterError(
-            f"{host.user}@{host.address}: could not connect (see the message of ssh above)",
+            f"{host.user}@{host.address}: could not connect; the message of ssh is above",
             hint="if the host key does not match, another machine answers at this address: do not connect to it",
         )
     return status

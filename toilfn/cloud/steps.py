@@ -1,7 +1,7 @@
-"""From a description to resources of a cloud and back, without a file that remembers what was made.
+"""Create and remove the resources of a cluster, without a file that records which exist.
 
-Each kind of resource is a step. A step finds by tag what exists, so launching and destroying can be repeated from
-whatever an error or an interrupt has left.
+Each kind of resource is a step. A step finds its existing resources by their tags. So launching and destroying can be
+repeated after an error or an interrupt, whatever that has left.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Report = Callable[[str], None]
 
 
 class Cloud(Protocol):
-    """A cloud, for one cluster.
+    """The access to a cloud for one cluster.
 
     Attributes
     ----------
     name : str
         The cluster's name.
     pause : callable
-        Waits for some seconds.
+        A function that waits for a number of seconds.
     """
 
     name: str
@@ -43,16 +43,15 @@ class Step(ABC, Generic[C]):
     Parameters
     ----------
     cloud : Cloud
-        Where.
     description : Description, optional
-        What to make; it is not needed to find and to remove.
+        The cluster to create; not needed to find and remove resources.
     secrets : Secrets, optional
-        The keys of a Slurm cluster that is made.
+        The keys of the Slurm cluster to create.
 
     Attributes
     ----------
     title : str
-        Its name for people, in the plural.
+        The name of the kind of resource in messages, in the plural.
     """
 
     title: str
@@ -65,57 +64,57 @@ class Step(ABC, Generic[C]):
     @property
     def description(self) -> Description:
         """The description of the cluster to create."""
-        assert self._description is not None  # only `make` asks, and `launch` has one
+        assert self._description is not None  # only `make` uses it, and `launch` passes one
         return self._description
 
     @property
     def secrets(self) -> Secrets:
         """The keys of the cluster to create."""
-        assert self._secrets is not None  # as above
+        assert self._secrets is not None  # only `make` uses them, and `launch` passes them
         return self._secrets
 
     @abstractmethod
     def exists(self) -> list[str]:
-        """Return the names of those that exist and belong to this cluster."""
+        """Return the names of the resources that exist and belong to this cluster."""
 
     def settle(self) -> None:
-        """Wait for changes that were begun before and are not finished, in clouds where a search does not show them."""
+        """Wait for earlier changes that are not finished, if the cloud does not show their resources in searches."""
 
     @abstractmethod
     def make(self) -> None:
-        """Make what is missing; nothing happens to what is complete."""
+        """Create the missing resources; complete ones are not changed."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Remove all that belong to this cluster; those that are gone already are passed over."""
+        """Remove all resources that belong to this cluster; it is not an error if one no longer exists."""
 
 
 def found(steps: Sequence[Step[Any]]) -> list[str]:
-    """Return everything that exists, each with the title of its step."""
+    """Return all existing resources of a cluster, each with the title of its step."""
     return [f"{step.title}: {name}" for step in steps for name in step.exists()]
 
 
 def launch(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
-    """Make all resources of a cluster, in order.
+    """Create all resources of a cluster, in order.
 
     Parameters
     ----------
     name : str
         The cluster's name.
     steps : sequence of Step
-        The last one is what makes the cluster whole.
+        The steps. If the resources of the last step exist, the cluster counts as complete.
     report : callable
-        Takes lines for people.
+        A function that shows a line of progress to the user.
 
     Raises
     ------
     ClusterError
-        If the cluster exists already, or a step fails; then the message names what exists.
+        If the cluster exists already, or a step fails. The message names the existing resources.
     """
     _settle(steps)
     if whole := steps[-1].exists():
         raise ClusterError(
-            f"cluster {name}: it exists already ({', '.join(whole)})",
+            f"cluster {name}: already exists ({', '.join(whole)})",
             hint=f"choose another name, or remove it: toilfn cluster destroy {name}",
         )
     for step in steps:
@@ -132,7 +131,7 @@ def _settle(steps: Sequence[Step[Any]]) -> None:
 
 
 def _failed(name: str, step: Step[Any], steps: Sequence[Step[Any]], error: ToilfnError) -> ClusterError:
-    """Return the error for a step that failed: with the reason, with what exists now, and with what to do."""
+    """Build the error for a failed step, with the reason, the resources that exist now, and a hint."""
     hint: str | None = f"launch again to continue, or remove what exists: toilfn cluster destroy {name}"
     try:
         there = found(steps)
@@ -140,23 +139,23 @@ def _failed(name: str, step: Step[Any], steps: Sequence[Step[Any]], error: Toilf
         if not there:
             hint = None
     except ToilfnError as second:
-        left = f"what exists could not be looked up: {second.message}"
+        left = f"the existing resources could not be listed: {second.message}"
     hint = "; then ".join(filter(None, (error.hint, hint))) or None
-    return ClusterError(f"cluster {name}: {step.title} could not be made: {error.message}\n{left}", hint=hint)
+    return ClusterError(f"cluster {name}: {step.title} could not be created: {error.message}\n{left}", hint=hint)
 
 
 def destroy(name: str, steps: Sequence[Step[Any]], report: Report) -> bool:
-    """Remove all resources of a cluster, last one first, and check that nothing is left.
+    """Remove all resources of a cluster, in reverse order, and check that none is left.
 
     Returns
     -------
     bool
-        Whether there was something to remove.
+        Whether there were any resources to remove.
 
     Raises
     ------
     ClusterError
-        If something could not be removed; the other steps were tried nevertheless.
+        If a resource could not be removed. The other steps were tried nevertheless.
     """
     failures = []
     has_removed = False
@@ -173,5 +172,7 @@ def destroy(name: str, steps: Sequence[Step[Any]], report: Report) -> bool:
     left = found(steps) if not failures else []
     if failures or left:
         what = "\n".join([*failures, *(f"still there: {item}" for item in left)])
-        raise ClusterError(f"cluster {name}: not everything could be removed; run the same command again\n{what}")
+        raise ClusterError(
+            f"cluster {name}: not everything could be removed\n{what}", hint="run the same command again"
+        )
     return has_removed

@@ -1,4 +1,4 @@
-"""Pools in Toil's notation, as its options ``--nodeTypes`` and ``--workers`` write them."""
+"""Parse pools in the notation of Toil: the options ``--nodeTypes`` and ``--workers``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["from_words", "parse_node_types", "parse_workers"]
 
 
 def parse_node_types(text: str) -> list[dict[str, Any]]:
-    """Read pools as Toil's ``--nodeTypes`` writes them.
+    """Parse the pools in a value of ``--nodeTypes``.
 
     >>> parse_node_types("c5.4xlarge/c5a.4xlarge:0.42,t2.large")[0]
     {'name': 'pool1', 'types': ['c5.4xlarge', 'c5a.4xlarge'], 'spot': True, 'max_price': 0.42}
@@ -27,7 +27,9 @@ def parse_node_types(text: str) -> list[dict[str, Any]]:
         types, colon, bid = part.strip().partition(":")
         names = [name.strip() for name in types.split("/")]
         if not all(MACHINE.fullmatch(name) for name in names):
-            raise InputError(f"{part!r} is not a node type; write TYPE/TYPE:BID, such as c5.4xlarge/c5a.4xlarge:0.42")
+            raise InputError(
+                f"{part!r} is not a node type", hint="write TYPE/TYPE:BID, such as c5.4xlarge/c5a.4xlarge:0.42"
+            )
         pool: dict[str, Any] = {"name": f"pool{number}", "types": names}
         if colon:
             pool["spot"] = True
@@ -41,7 +43,7 @@ def parse_node_types(text: str) -> list[dict[str, Any]]:
 
 
 def parse_workers(text: str) -> list[tuple[int, int]]:
-    """Read numbers of machines as Toil's ``--workers`` writes them.
+    """Parse the numbers of machines in a value of ``--workers``.
 
     >>> parse_workers("0-2,5")
     [(0, 2), (5, 5)]
@@ -55,23 +57,25 @@ def parse_workers(text: str) -> list[tuple[int, int]]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise InputError(f"{part!r} is not a number of workers; write a number or a range, such as 0-2,5")
+            raise InputError(f"{part!r} is not a number of workers", hint="write numbers or ranges, such as 0-2,5")
         found.append((int(match[1]), int(match[2] or match[1])))
     return found
 
 
 def from_words(node_types: str, workers: str | None) -> list[dict[str, Any]]:
-    """Build the pools that Toil's two options name.
+    """Build the pools for the values of both options.
 
     Raises
     ------
     InputError
-        If the options do not go together.
+        If the options do not have the same number of items.
     """
     pools = parse_node_types(node_types)
     if workers is None:
         return pools
     ranges = parse_workers(workers)
     if len(ranges) != len(pools):
-        raise InputError(f"there are {len(pools)} node types but {len(ranges)} numbers of workers; name one for each")
+        raise InputError(
+            f"there are {len(pools)} node types but {len(ranges)} numbers of workers", hint="pass one number for each"
+        )
     return [pool | {"min": least, "max": most} for pool, (least, most) in zip(pools, ranges, strict=True)]
