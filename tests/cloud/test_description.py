@@ -29,7 +29,7 @@ def test_the_template_is_a_description_also_with_every_key_in_use():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MINIMAL.replace("lab", "Lab_1"), "cluster.yaml:1: name: 'Lab_1' is not a name"),
+        (MINIMAL.replace("lab", "Lab_1"), "cluster.yaml:1: name: 'Lab_1' is not a valid name"),
         (MINIMAL.replace("region", "regoin"), "cluster.yaml:2: regoin: unknown key; did you mean 'region'?"),
         (MINIMAL + "    max: many\n", "cluster.yaml:6: pools[0].max: 'many' is not a whole number"),
         (MINIMAL + "    min: 11\n", "cluster.yaml:6: pools[0].min: 11 is more than the pool's maximum of 10"),
@@ -45,7 +45,7 @@ def test_the_template_is_a_description_also_with_every_key_in_use():
         (MINIMAL + "tags: {a: [1\n", "cluster.yaml:7: "),
         (MINIMAL + "    max: 0\n", "cluster.yaml:6: pools[0].max: a pool needs at least one machine"),
         (MINIMAL.replace("cpu", "all"), "cluster.yaml:4: pools[0].name: the name 'all' is reserved"),
-        ("name: lab\x00", "cluster.yaml: this is not YAML"),
+        ("name: lab\x00", "cluster.yaml: invalid YAML"),
         ("", "name: the key is missing"),
         ("[1, 2]", "cluster.yaml: not a mapping of keys and values"),
     ],
@@ -76,7 +76,7 @@ def test_values_on_the_command_line_take_the_place_of_the_files():
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("cpu.max", "write KEY=VALUE"),
+        ("cpu.max", "not of the form KEY=VALUE"),
         ("cup.max=3", "did you mean 'cpu'?"),
         ("cpu.max=many", "--set cpu.max=many: pools[0].max: 'many' is not a whole number"),
         ("name.x=1", "name is a single value"),

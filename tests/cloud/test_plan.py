@@ -115,7 +115,7 @@ def test_a_plan_without_the_sizes_of_machines_says_where_they_belong(finished, c
     file = finished / "cluster.yaml"
     file.write_text(CLUSTER.partition("machines:")[0])
     assert cli.main(["cluster", "plan", str(finished / "run"), "--file", str(file)]) == 2
-    assert "the size of box.large is unknown; add it to the description's machines" in capsys.readouterr().err
+    assert "the size of box.large is unknown\nhint: add it to the description's machines" in capsys.readouterr().err
 
 
 SCRIPT = """\
