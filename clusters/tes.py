@@ -114,7 +114,7 @@ class TESCluster(PolledCluster[LiveJob]):
     """Runs tasks on a TES server; see `ContainerSettings` and `TESSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(walltime_limits=True, preemption=True)
-    place = ("endpoint", "image")
+    address_settings = ("endpoint", "image")
     unknown = "the TES server does not know the job"
 
     def __init__(self, **settings: Unpack[TESSettings]) -> None:

@@ -104,7 +104,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
     )
-    place = ("queue", "spot_queue", "region", "profile", "endpoint_url", "image")
+    address_settings = ("queue", "spot_queue", "region", "profile", "endpoint_url", "image")
     unknown = "AWS Batch does not know the job"
 
     def __init__(self, **settings: Unpack[AWSBatchSettings]) -> None:

@@ -136,7 +136,7 @@ class CommandCluster(PolledCluster[_Live]):
         self._alive: Counter[str] = Counter()
         self._array_limit = self.array_limit
         self._no_records_since: float | None = None
-        self._told: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()
         self._repeated: set[str] = set()
         """Names of submissions that were sent more than once and whose id is not known yet."""
         job_name(self.settings.get("job_name", ""))
@@ -333,8 +333,8 @@ class CommandCluster(PolledCluster[_Live]):
         """Warn once of each submission with a job in an unknown state; the leader reports held jobs."""
         for job, found in known.items():
             told = (self._base(job), found.detail)
-            if job in self._live and told not in self._told and found.state is JobState.UNKNOWN:
-                self._told.add(told)
+            if job in self._live and told not in self._warned and found.state is JobState.UNKNOWN:
+                self._warned.add(told)
                 _log.warning("job %s is in a state unknown to toilfn; waiting for it to change: %s", job, found.detail)
 
     def found_by_name(self, jobs: Sequence[JobId]) -> set[JobId]:

@@ -94,7 +94,7 @@ class PolledCluster(Cluster, Generic[L]):
     grace: ClassVar[float] = 60.0
     """Seconds for which a job may be missing from all answers before it counts as lost."""
     submits_beside = True
-    place: ClassVar[tuple[str, ...]] = ()
+    address_settings: ClassVar[tuple[str, ...]] = ()
     """The settings needed to find the cluster's jobs again, none of them secret."""
     unknown: ClassVar[str] = "the system does not know the job"
     """Detail of a job that is missing from the answers."""
@@ -245,7 +245,7 @@ class PolledCluster(Cluster, Generic[L]):
 
     def address(self) -> dict[str, Any]:
         """Return the settings needed to find the jobs again. See `Cluster.address`."""
-        return {name: self.settings[name] for name in self.place if name in self.settings}
+        return {name: self.settings[name] for name in self.address_settings if name in self.settings}
 
     def wake(self) -> None:
         """Wake a waiting `poll`."""

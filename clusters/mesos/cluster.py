@@ -170,7 +170,7 @@ class MesosCluster(PolledCluster[_Task]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
     )
-    place = ("endpoint", "role", "name", "framework_id")
+    address_settings = ("endpoint", "role", "name", "framework_id")
     unknown = "Mesos does not know the job"
 
     def __init__(self, **settings: Unpack[MesosSettings]) -> None:

@@ -345,9 +345,9 @@ class _Site:
         service = self._service
         counts, disk = service.index.counts(), shutil.disk_usage(service.place.work)
         facts: list[tuple[str, Any]] = [
-            ("starts leaders of runs", "yes" if service.launcher.is_alive else "no: its thread has stopped"),
+            ("leaders can be started", "yes" if service.launcher.is_alive else "no: its thread has stopped"),
             ("leaders that this server has started", f"{service.launcher.busy()} of at most {service.launch.limit}"),
-            ("records that are not read yet", f"{service.unread:,}"),
+            ("unread records", f"{service.unread:,}"),
         ]
         if user_of(request).is_operator:
             facts += [
@@ -435,7 +435,7 @@ class _Actions:
                     kept=kept, store=run.request["store"])  # fmt: skip
 
 
-_PARTS = (("what was uploaded", "files"), ("outputs", "outputs"), ("job store", "store"), ("standard output", "stdout"),
+_PARTS = (("uploaded files", "files"), ("outputs", "outputs"), ("job store", "store"), ("standard output", "stdout"),
           ("standard error", "stderr"))  # fmt: skip
 
 
