@@ -152,11 +152,15 @@ class DaskCluster(Cluster):
         self._timeout = timeout
         self._context: RunContext | None = None
         self._futures: dict[JobId, Future[Any]] = {}
+        """The jobs that have not ended. `submit` adds jobs in another thread than `poll` and `kill`. No lock is needed,
+        since all of them only use single operations of a dict, which are atomic."""
         self._lock = threading.Lock()
+        """Guards `_unchecked`, which `poll` replaces while `submit` may add jobs to it."""
         self._unchecked: dict[JobId, Resources] = {}
         """Jobs that were submitted before the first worker advertised its resources."""
         self._next_check = 0.0
         self._ended: queue.SimpleQueue[JobId | None] = queue.SimpleQueue()
+        """Jobs that have ended. Callbacks in the client's thread put them here; None only wakes `poll`."""
 
     def open(self, context: RunContext) -> None:
         """Connect to the scheduler. See `Cluster.open`."""
@@ -283,7 +287,7 @@ class DaskCluster(Cluster):
         """Count the machines that have workers."""
         try:
             return {"running": len({worker["host"] for worker in self._workers()})}
-        except (OSError, TimeoutError):  # the scheduler is away
+        except (OSError, TimeoutError):  # the scheduler does not answer
             return None
 
     def _workers(self) -> list[dict[str, Any]]:
@@ -460,7 +464,7 @@ class DaskLink:
         self._client: Client | None = None
         self._loop: _Loop | None = None
         self._lock = threading.RLock()
-        """Guards the client, since submissions may run in another thread."""
+        """Guards the client, since `submit` runs in another thread than `poll`; reentrant, as `client` calls `close`."""
 
     @property
     def is_up(self) -> bool:

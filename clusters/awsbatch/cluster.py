@@ -134,7 +134,11 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return [jobs[batch.name] for batch in batches]
 
     def _end_doubtful(self, batches: Sequence[Batch]) -> None:
-        """End array submissions that may have succeeded, if their batches are now part of other arrays."""
+        """End doubtful array submissions (see `PolledCluster._doubtful`) whose batches are submitted again.
+
+        The batches may now be in other arrays, so the earlier array cannot be reused. A doubtful submission of a single
+        batch can: `submit_once` finds it by its name.
+        """
         names = {batch.name for batch in batches}
         for key in [key for key in self._doubtful if len(key) > 1 and not names.isdisjoint(key)]:
             if found := self.retry_until_answered(lambda key=key: self.namesakes(self._doubtful[key])):  # type: ignore[misc]

@@ -38,6 +38,7 @@ class InlineCluster(Cluster):
         self._numbers = itertools.count(1)
         self._services: dict[JobId, Any] = {}
         self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
+        """Updates of services, which their threads put here for `poll`."""
 
     def open(self, context: RunContext) -> None:
         """Open the store for the tasks. See `Cluster.open`."""

@@ -137,7 +137,10 @@ class Executor:
             print(error, file=sys.stderr)
 
     def _unacknowledged_state(self) -> dict[str, Any]:
-        """Return the tasks and updates that the agent has not acknowledged."""
+        """Return the tasks and updates that the agent has not acknowledged.
+
+        This runs in the second thread. It needs no lock, since `list` copies a dict's values in one step.
+        """
         return {
             "unacknowledged_tasks": list(self._tasks.values()),
             "unacknowledged_updates": [{"status": status} for status in list(self._unacknowledged.values())],

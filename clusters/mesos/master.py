@@ -69,6 +69,7 @@ class Master:
         self._headers = headers
         self._on_event = on_event
         self._changed = threading.Condition()
+        """Guards `_service`, `_problem` and `framework_id`, which the thread changes; `start` waits for a change."""
         self._stopped = threading.Event()
         self._stream: Stream | None = None
         self._service: JsonService | None = None
@@ -147,6 +148,7 @@ class Master:
             self._stopped.wait(_PAUSE)
 
     def _lost(self, error: ClusterError) -> None:
+        """Record the loss of the subscription. `_on_event` is called without the lock, since it takes the cluster's."""
         with self._changed:
             self._problem, self._service = error, None
             self._changed.notify_all()
