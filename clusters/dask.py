@@ -464,7 +464,7 @@ class DaskLink:
         self._client: Client | None = None
         self._loop: _Loop | None = None
         self._lock = threading.RLock()
-        """Guards the client, since `submit` runs in another thread than `poll`; reentrant, as `client` calls `close`."""
+        """Guards the client: `submit` runs in another thread than `poll`. Reentrant, since `client` calls `close`."""
 
     @property
     def is_up(self) -> bool:

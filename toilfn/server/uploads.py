@@ -53,7 +53,7 @@ FIELDS = (
 )  # fmt: skip
 
 LONE = "workflow-document"
-"""The name that an attachment called "." gets; toil-wes-cwl-runner calls a document so if it uploads no other files."""
+"""The name that an attachment called "." gets. toil-wes-cwl-runner uses "." for a document without other files."""
 _ATTACHMENT = "workflow_attachment"
 _IDLE = 120.0
 """Seconds without data from a client after which a form counts as aborted."""
