@@ -179,7 +179,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         _add_endpoint(one)
     logs = verbs.add_parser("logs", help="print the output of a run, or of one of its tasks")
     logs.add_argument("run", metavar="RUN", help="id of the run")
-    logs.add_argument("task", metavar="TASK", nargs="?", help="name of a task, or the start of its id")
+    logs.add_argument("task", metavar="TASK", nargs="?", help="name of a task, or the beginning of its id")
     logs.add_argument("--stdout", action="store_true", help="print standard output instead of standard error")
     _add_endpoint(logs)
     _add_endpoint(verbs.add_parser("info", help="describe the server and the kinds of workflows that it runs"))

@@ -73,7 +73,7 @@ def make_parser(prog: str) -> Parser:
     where.add_argument("--port", type=int, default=8080, help="port to listen on (default: 8080)")
     where.add_argument("--prefix", default=PREFIX, help=f"path of the service in URLs (default: {PREFIX})")
     where.add_argument(
-        "--public-url", default="", metavar="URL", help="beginning of the URLs in answers, for a server behind a proxy"
+        "--public-url", default="", metavar="URL", help="beginning of URLs in responses, for a server behind a proxy"
     )
     where.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN",
                        help="site whose pages may send requests to the server; may be repeated")  # fmt: skip
@@ -90,9 +90,9 @@ def make_parser(prog: str) -> Parser:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--place", default="toilfn-server", metavar="URL",
-                        help="directory for the records of runs, or a URL as of a job store; several servers may share "
-                             "it (default: toilfn-server)")  # fmt: skip
-    parser.add_argument("--work-dir", metavar="DIR", help="directory for the files of runs (default: one in the place)")
+                        help="directory for the records of runs, or a URL like that of a job store; several servers may"
+                             " share it (default: toilfn-server)")  # fmt: skip
+    parser.add_argument("--work-dir", metavar="DIR", help="directory for the files of runs (default: one in --place)")
     add_store_options(parser)
 
 
@@ -103,8 +103,8 @@ def _add_provider(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--oidc-user-claim", metavar="CLAIM", help="claim with the name of the user (default: sub)")
     group.add_argument("--oidc-roles-claim", metavar="CLAIM", help="claim with the roles of the user, such as "
                        "realm_access.roles (default: roles)")  # fmt: skip
-    group.add_argument("--oidc-operator-role", metavar="ROLE", help="role of operators (default: no user of the "
-                       "provider is an operator)")  # fmt: skip
+    group.add_argument("--oidc-operator-role", metavar="ROLE", help="role that makes a user an operator (default: no "
+                       "user of the provider is an operator)")  # fmt: skip
 
 
 def _add_runs(group: argparse._ArgumentGroup) -> None:
@@ -113,23 +113,23 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-runs", type=_positive, default=LaunchSettings().limit, metavar="N",
                        help="maximum number of runs at once on this machine (default: %(default)s)")  # fmt: skip
     group.add_argument("--max-age", type=parse_duration, metavar="TIME",
-                       help="delete a run and all its files this long after it finished (default: never)")  # fmt: skip
+                       help="delete a run and all its files this long after its end (default: never)")  # fmt: skip
     group.add_argument("--cluster", help="cluster that runs the tasks (default: local)")
     group.add_argument("--lead-on", metavar="CLUSTER", help="cluster that runs the leaders as jobs (default: they "
-                       "are processes beside the server)")  # fmt: skip
+                       "are processes on this machine)")  # fmt: skip
     group.add_argument("--leader-memory", type=parse_memory, default=Shape().memory, metavar="SIZE",
                        help="memory of these jobs (default: 2Gi)")  # fmt: skip
     group.add_argument("--leader-walltime", type=parse_time_limit, metavar="TIME",
                        help="time limit of these jobs (default: the cluster's)")  # fmt: skip
     group.add_argument("--leader-args", default="", metavar="ARGS",
-                       help="more arguments of the submit command for these jobs")  # fmt: skip
+                       help="additional arguments of the submit command for these jobs")  # fmt: skip
     group.add_argument("--opt", "-o", action="append", default=[], metavar="--OPTION=VALUE",
-                       help="option of every run, as in --opt=--retries=2; may be repeated")  # fmt: skip
+                       help="option for every run, such as --opt=--retries=2; may be repeated")  # fmt: skip
     group.add_argument("--store-base", metavar="URL", help="parent of the job stores (default: the folder of each run)")
     group.add_argument("--dest-bucket-base", metavar="URL", help="parent of the folders for the outputs of runs "
                        "(default: the folder of each run, from which the server serves them)")  # fmt: skip
     group.add_argument("--allow-folder", action="append", default=[], metavar="DIR",
-                       help="allow documents of this machine that are in this folder (default: none)")  # fmt: skip
+                       help="folder of this machine from which documents may come; may be repeated")  # fmt: skip
     group.add_argument("--pass-env", action="append", default=[], metavar="NAME",
                        help="environment variable to pass to runs; may be repeated")  # fmt: skip
 

@@ -71,6 +71,7 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         answer = _Answer(send)
         try:
+            # Only a request for a provider's keys can take long. All other checks are fast enough for the event loop.
             if self._access.may_wait(headers.get("authorization")):
                 refused = await asyncio.to_thread(self._refusal, scope, headers)
             else:
