@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 __all__ = [
-    "VARIABLE", "Document", "Engine", "Part", "Sealed", "bundle", "in_store", "refuse_unsupported", "secret_inputs",
+    "VARIABLE",
+    "Document",
+    "Part",
+    "Sealed",
+    "ToolOptions",
+    "bundle",
+    "in_store",
+    "refuse_unsupported",
+    "secret_inputs",
     "updates_in_place",
 ]  # fmt: skip
 
@@ -57,34 +65,34 @@ _RESULTS = (
 
 
 @dataclass(frozen=True)
-class Engine:
+class ToolOptions:
     """Options for running tools.
 
     Attributes
     ----------
-    options : mapping
+    attributes : mapping
         Attributes of the `RuntimeContext` of cwltool.
     shared : str
         A directory shared by all machines, in which outputs stay instead of being moved into the store; empty to use
         the store.
     """
 
-    options: Mapping[str, Any]
+    attributes: Mapping[str, Any]
     shared: str = ""
 
     @classmethod
-    def of(cls, context: RuntimeContext, shared: str = "") -> Engine:
-        """Build an engine from the options of the command line."""
+    def of(cls, context: RuntimeContext, shared: str = "") -> ToolOptions:
+        """Build the options for running tools from those of the command line."""
         return cls({name: getattr(context, name) for name in _CARRIED}, shared)
 
     @property
     def identity(self) -> tuple[object, ...]:
         """The options that can affect the outputs of a tool."""
-        return tuple(str(self.options[name]) for name in _RESULTS)
+        return tuple(str(self.attributes[name]) for name in _RESULTS)
 
     def context(self, directory: Path) -> RuntimeContext:
         """Build the context for running a tool with all temporary files below a directory."""
-        context = RuntimeContext(dict(self.options))
+        context = RuntimeContext(dict(self.attributes))
         context.basedir = str(directory)
         context.tmpdir_prefix = f"{directory}{os.sep}tmp-"
         context.tmp_outdir_prefix = f"{self.shared or directory}{os.sep}out-"
@@ -109,7 +117,7 @@ class Document:
     ----------
     process : Process
         The process to run.
-    engine : Engine
+    tool_options : ToolOptions
         The options for running tools.
     digests : mapping
         The digest of each process and step, by path.
@@ -120,7 +128,7 @@ class Document:
     """
 
     process: Process
-    engine: Engine
+    tool_options: ToolOptions
     digests: Mapping[StepPath, str]
     nonces: Mapping[StepPath, str]
     reuse: bool
@@ -191,14 +199,14 @@ def step_of(process: Process, name: str) -> WorkflowStep:
     return next(step for step in process.steps if shortname(step.id) == name)
 
 
-def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: str, *, reuse: bool) -> Part:
+def bundle(process: Process, tool_options: ToolOptions, files: Mapping[str, Any], nonce: str, *, reuse: bool) -> Part:
     """Pack a loaded process for tasks.
 
     Parameters
     ----------
     process : Process
         The process from `cwltool.load_tool`. Attributes that only loading needs are removed from it.
-    engine : Engine
+    tool_options : ToolOptions
         The options for running tools.
     files : mapping
         Files in the store, or promises of them, by the locations in the documents.
@@ -217,9 +225,9 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
     for path, one in _walk(process, ()):
         one.doc_loader = None  # holds open connections and the whole schema
         one.doc_schema = None
-        digests.setdefault(path, _digest(one, engine))
+        digests.setdefault(path, _digest(one, tool_options))
         nonces.setdefault(path, "" if reuse and _may_reuse(one) else nonce)
-    document = Document(process, engine, digests, nonces, reuse)
+    document = Document(process, tool_options, digests, nonces, reuse)
     content = pickle.dumps(document, 5)
     _documents[_key(content)] = document
     return Part(content, (), digests[()], files=files)
@@ -290,10 +298,10 @@ def _may_reuse(process: Process) -> bool:
     return all(wish is None or wish.get("enableReuse", True) is True for wish in wishes)
 
 
-def _digest(process: Process, engine: Engine) -> str:
+def _digest(process: Process, tool_options: ToolOptions) -> str:
     inner = process.embedded_tool if isinstance(process, WorkflowStep) else process
     parts = [process.tool, *(one.tool for _, one in _walk(inner, ()))]
-    content = [parts, process.requirements, process.hints, process.metadata.get("cwlVersion"), engine.identity]
+    content = [parts, process.requirements, process.hints, process.metadata.get("cwlVersion"), tool_options.identity]
     text = _RANDOM.sub("_:", json.dumps(content, sort_keys=True, default=str))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -90,7 +90,7 @@ def sources(step: WorkflowStep) -> Iterator[str]:
 def workflow_inputs(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
     """Check a workflow's inputs, fill in defaults, and return them by their ids."""
     places = Places(part.files)
-    context = part.document.engine.context(Path(_NOWHERE))
+    context = part.document.tool_options.context(Path(_NOWHERE))
     context.make_fs_access = places.access  # type: ignore[assignment]  # a function works as well as a class
     given = places.named(with_defaults(part.process, job))
     checked = places.stored(part.process._init_job(given, context).job)
@@ -213,7 +213,7 @@ class Evaluator:
             raise WorkflowException(f"expression {text} failed: {_reason(str(error))}") from None
 
     def _run_expression(self, text: str, values: Mapping[str, Any], own: Any) -> Any:
-        options = self._part.document.engine.options
+        options = self._part.document.tool_options.attributes
         process = self._part.process
         return expression.do_eval(
             text,

@@ -16,7 +16,7 @@ from schema_salad.exceptions import ValidationException
 
 from toilfn.cwl import steps
 from toilfn.cwl.adapters import Fetcher, make_tool, patch_cwltool
-from toilfn.cwl.documents import Engine, Part, Sealed, bundle, refuse_unsupported, secret_inputs
+from toilfn.cwl.documents import Part, Sealed, ToolOptions, bundle, refuse_unsupported, secret_inputs
 from toilfn.cwl.resources import LIGHT
 from toilfn.cwl.values import document_files, imported, map_objects
 from toilfn.errors import InputError
@@ -64,7 +64,7 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
     loading.podman, loading.singularity = context.podman, context.singularity
     process = read(document, loading)
     refuse_unsupported(process)
-    return Loaded(process, Engine.of(context))
+    return Loaded(process, ToolOptions.of(context))
 
 
 def read(document: str | os.PathLike[str], loading: LoadingContext) -> Process:
@@ -92,9 +92,9 @@ class Loaded:
     `toilfn.File` or a `toilfn.Directory` for each file and directory.
     """
 
-    def __init__(self, process: Process, engine: Engine) -> None:
+    def __init__(self, process: Process, tool_options: ToolOptions) -> None:
         self._process = process
-        self._part = bundle(process, engine, document_files(process), "", reuse=True)
+        self._part = bundle(process, tool_options, document_files(process), "", reuse=True)
 
     @property
     def inputs(self) -> list[str]:

@@ -75,7 +75,7 @@ def _plain(wanted: Mapping[str, Any]) -> dict[str, float]:
 def builder_of(part: Part, job: Mapping[str, Any]) -> Builder:
     """Return a builder that evaluates a tool's expressions before it runs, when files have names but no paths."""
     places = Places(part.files)
-    context = part.document.engine.context(Path("/nowhere"))
+    context = part.document.tool_options.context(Path("/nowhere"))
     context.make_fs_access = places.access  # type: ignore[assignment]  # a function works as well as a class
     context.outdir = context.tmpdir = context.stagedir = "/nowhere"
     return part.process._init_job(places.named(with_defaults(part.process, job)), context)

@@ -32,7 +32,7 @@ from toilfn.clusters.local.forkserver import fork_server
 from toilfn.config.settings import Settings, add_options, from_options
 from toilfn.cwl import steps, tools, values
 from toilfn.cwl.adapters import Fetcher, make_tool, patch_cwltool
-from toilfn.cwl.documents import Engine, Sealed, bundle, refuse_unsupported, updates_in_place
+from toilfn.cwl.documents import Sealed, ToolOptions, bundle, refuse_unsupported, updates_in_place
 from toilfn.cwl.outputs import deliver
 from toilfn.cwl.schemas import use_schemas
 from toilfn.errors import FailedTasksError, ToilfnError
@@ -112,21 +112,21 @@ class Executor:
         if is_dry_run(options):
             sys.exit(self._plan(process, ready, context, nonce, bypass))
         with _shared(context) if bypass else nullcontext("") as shared, self._settings(process) as settings:
-            outputs = self._outputs(process, ready, Engine.of(context, shared), nonce, bypass)
+            outputs = self._outputs(process, ready, ToolOptions.of(context, shared), nonce, bypass)
             outdir = transfer.absolute(options.dest_bucket or context.outdir or os.getcwd())
             result = _computed(deliver(outputs, outdir, shared, nonce, options.move_outputs), settings)
             self._recording.end(process, ready, result, settings)
             return result, "success"
 
-    def _outputs(self, process: Process, ready: dict[str, Any], engine: Engine, nonce: str, bypass: bool) -> Any:
+    def _outputs(self, process: Process, ready: dict[str, Any], options: ToolOptions, nonce: str, bypass: bool) -> Any:
         """Build the promise of the outputs before their delivery."""
         reuse = not (self._options.no_reuse or bypass)
-        part = bundle(process, engine, values.document_files(process), nonce, reuse=reuse)
+        part = bundle(process, options, values.document_files(process), nonce, reuse=reuse)
         return steps.begin(part, values.imported(ready, bypass=bypass))
 
     def _plan(self, process: Process, ready: dict[str, Any], context: RuntimeContext, nonce: str, bypass: bool) -> int:
         """Print what would run; return the exit status."""
-        outputs = self._outputs(process, ready, Engine.of(context, ""), nonce, bypass)
+        outputs = self._outputs(process, ready, ToolOptions.of(context, ""), nonce, bypass)
         settings = {"workflow": process.tool["id"], **implied_settings(self._options), **from_options(self._options)}
         return print_plan(compute(outputs, dry_run=True, **settings), as_json=self._options.json)
 

@@ -67,8 +67,8 @@ def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
     """
     places = Places(part.files)
     tool = _with_files(part.process, places)
-    engine = part.document.engine
-    context = engine.context(current().temp_dir)
+    tool_options = part.document.tool_options
+    context = tool_options.context(current().temp_dir)
     context.make_fs_access = places.access  # type: ignore[assignment]  # a function works as well as a class
     if context.cachedir and not allows_cache(part, job):
         context.cachedir = None
@@ -77,7 +77,7 @@ def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
         outputs = places.stored(_run(tool, inputs, context))
         wanted = tool.get_requirement("DockerRequirement")[0] or context.default_container
         in_container = bool(context.use_container and wanted and tool.tool["class"] == "CommandLineTool")
-        return _saved(outputs, inputs, context, is_shared=bool(engine.shared), in_container=in_container)
+        return _saved(outputs, inputs, context, is_shared=bool(tool_options.shared), in_container=in_container)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ _MOST_KNOWN = 256
 
 
 @dataclass(frozen=True)
-class _Callee:
+class _PreparedCallee:
     """A called task or workflow."""
 
     called: Callee
@@ -72,7 +72,7 @@ class Calls:
         self._machine = machine
         self._of_command = machine.of_command
         self._workflow = workflow
-        self._callees: dict[int, _Callee] = {}
+        self._callees: dict[int, _PreparedCallee] = {}
         self._known: dict[str, tuple[Runtime, Task[..., Any]]] = {}
 
     def call(self, node: Any, inputs: Mapping[str, Any], name: str = "", after: Any = ()) -> Any:
@@ -100,15 +100,15 @@ class Calls:
         runtime, run = self._prepared(found, name, given, overrides)
         return (run.options(after=after) if after else run)(found.called, given, runtime, self._of_command)
 
-    def _add_callee(self, node: Any) -> _Callee:
+    def _add_callee(self, node: Any) -> _PreparedCallee:
         names = needed(node) if isinstance(node, Tree.Task) else []
         declared = node.available_inputs
         types = {name: binding_type(declared[name]) for name in names if declared.has_binding(name)}
-        found = self._callees[id(node)] = _Callee(callee(self._program, node), node, types)
+        found = self._callees[id(node)] = _PreparedCallee(callee(self._program, node), node, types)
         return found
 
     def _prepared(
-        self, found: _Callee, name: str, given: Mapping[str, Any], overrides: Mapping[str, Any]
+        self, found: _PreparedCallee, name: str, given: Mapping[str, Any], overrides: Mapping[str, Any]
     ) -> tuple[Runtime, Task[..., Any]]:
         """Return the runtime of a call, and the task with its requirements."""
         reaching = {key: given[key] for key in found.types if key in given}
@@ -121,7 +121,7 @@ class Calls:
             self._known[known] = runtime, command.options(**options, name=name, version=found.called.version)
         return self._known[known]
 
-    def _runtime(self, found: _Callee, reaching: Mapping[str, Any], overrides: Mapping[str, Any]) -> Runtime:
+    def _runtime(self, found: _PreparedCallee, reaching: Mapping[str, Any], overrides: Mapping[str, Any]) -> Runtime:
         place = source_dir(found.node)
         paths = WorkflowPaths(place)
         env: Env.Bindings[Value.Base] = Env.Bindings()

@@ -141,7 +141,7 @@ class Member(Expr.Get):
         return members[self.member]
 
 
-class Reader(_parser._DocTransformer):
+class DocumentTransformer(_parser._DocTransformer):
     """Transforms a parse tree into a document."""
 
     @lark.v_args(meta=True)
@@ -316,7 +316,7 @@ def patch_miniwdl() -> None:
     extend_grammars()
     Value.Base.expr = property(operator.attrgetter("_expr"), _note_expression)  # type: ignore[method-assign, assignment]
     _parser.parse = parse
-    _parser._DocTransformer = Reader  # type: ignore[misc]  # miniwdl has no public interface for this
+    _parser._DocTransformer = DocumentTransformer  # type: ignore[misc]  # miniwdl has no public interface for this
     if "_EITHER_DELIM expr" in _grammar.versions["1.0"]:
         _grammar.versions["1.0"] = _grammar.versions["1.0"].replace("_EITHER_DELIM expr", "_EITHER_DELIM placeholder")
 

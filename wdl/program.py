@@ -1,6 +1,6 @@
 """Pass a document to the tasks: parsed once, stored once, and loaded once by each process.
 
-`Plan` has the dependencies within a workflow, computed once from its text.
+`WorkflowGraph` has the dependencies within a workflow, computed once from its text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from toilfn.wdl.language import identifiers
 from toilfn.wdl.shared import SharedValue
 
 __all__ = [
-    "OUTPUTS", "Callee", "Plan", "Program", "Source", "callee", "loaded", "nodes", "path_of", "program", "source_dir",
+    "OUTPUTS",
+    "Callee",
+    "Program",
+    "Source",
+    "WorkflowGraph",
+    "callee",
+    "loaded",
+    "nodes",
+    "path_of",
+    "program",
+    "source_dir",
     "version",
 ]  # fmt: skip
 
@@ -28,7 +38,7 @@ OUTPUTS = "outputs"
 """The id of a workflow's output section."""
 
 
-class Plan:
+class WorkflowGraph:
     """A workflow's nodes by id, and their dependencies.
 
     A node depends on keys. A key is the id of a declaration or a call, or ``var-NAME`` for the variable of a scatter.
@@ -233,25 +243,25 @@ class Callee(SharedValue):
         return self.program.loaded.nodes[self.path]
 
     @property
-    def plan(self) -> Plan:
+    def graph(self) -> WorkflowGraph:
         """The dependencies within a workflow."""
-        return self.program.loaded.plan(self.path)
+        return self.program.loaded.graph(self.path)
 
 
 class Loaded:
     """A document's tasks and workflows, loaded in this process."""
 
     def __init__(self, document: Tree.Document, states: Mapping[Path, str]) -> None:
-        self._plans: dict[Path, Plan] = {}
+        self._graphs: dict[Path, WorkflowGraph] = {}
         self.nodes = dict(nodes(document))
         self.states = states
         self.paths = {id(node): path for path, node in self.nodes.items()}
 
-    def plan(self, path: Path) -> Plan:
-        """Return a workflow's plan, which is computed once."""
-        if path not in self._plans:
-            self._plans[path] = Plan(self.nodes[path])
-        return self._plans[path]
+    def graph(self, path: Path) -> WorkflowGraph:
+        """Return a workflow's graph, which is computed once."""
+        if path not in self._graphs:
+            self._graphs[path] = WorkflowGraph(self.nodes[path])
+        return self._graphs[path]
 
 
 def nodes(document: Tree.Document, above: Path = ()) -> Iterator[tuple[Path, Any]]:

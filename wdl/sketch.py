@@ -9,7 +9,7 @@ from WDL import Tree
 from toilfn.inspect.drawing import Step
 from toilfn.wdl import document
 from toilfn.wdl.document import opened
-from toilfn.wdl.program import Plan
+from toilfn.wdl.program import WorkflowGraph
 
 __all__ = ["steps_of"]
 
@@ -57,59 +57,59 @@ class _Workflow:
 
     def __init__(self, workflow: Tree.Workflow, prefix: str, given: Mapping[str, Names], before: Names) -> None:
         self.steps: list[Step] = []
-        self._plan = Plan(workflow)
+        self._graph = WorkflowGraph(workflow)
         self._prefix, self._given, self._before = prefix, given, before
         self._scatters = {
-            f"var-{node.variable}": node for node in self._plan.nodes.values() if isinstance(node, Tree.Scatter)
+            f"var-{node.variable}": node for node in self._graph.nodes.values() if isinstance(node, Tree.Scatter)
         }
         self._made: dict[str, Names] = {}
         self._visit("")
 
     def outcome(self) -> Names:
         """Return the steps that the outputs come from; all steps if there are no outputs."""
-        needed = self._of(self._plan.needs("outputs"))
+        needed = self._of(self._graph.needs("outputs"))
         return needed or frozenset(step.name for step in self.steps) or self._before
 
     def _visit(self, section: str) -> None:
-        for id in self._plan.order[section]:
-            node = self._plan.nodes[id]
+        for id in self._graph.order[section]:
+            node = self._graph.nodes[id]
             if isinstance(node, Tree.WorkflowSection):
                 self._visit(id)
             elif isinstance(node, Tree.Call):
                 self._made[id] = self._call(id, node)
             elif isinstance(node, Tree.Decl):
-                self._made[id] = self._given.get(node.name, frozenset()) | self._of(self._plan.needs(id))
+                self._made[id] = self._given.get(node.name, frozenset()) | self._of(self._graph.needs(id))
 
     def _call(self, id: str, call: Tree.Call) -> Names:
         sections = list(self._around(id))
-        needs = self._of(self._plan.needs(id)) | self._of(
-            key for section in sections for key in self._plan.expression_needs(section)
+        needs = self._of(self._graph.needs(id)) | self._of(
+            key for section in sections for key in self._graph.expression_needs(section)
         )
         name = f"{self._prefix}{call.name}{_how_often(sections)}"
         if isinstance(call.callee, Tree.Task):
             self.steps.append(Step(name, call.callee.name, needs or self._before))
             return frozenset({name})
         assert call.callee is not None
-        given = {name: self._of(self._plan.keys(expr)) for name, expr in call.inputs.items()}
+        given = {name: self._of(self._graph.keys(expr)) for name, expr in call.inputs.items()}
         inner = _Workflow(call.callee, f"{name}/", given, needs or self._before)
         self.steps += inner.steps
         return inner.outcome()
 
     def _around(self, id: str) -> Iterable[Tree.Scatter | Tree.Conditional]:
         """Yield the sections that a node is in, the innermost first."""
-        section = self._plan.home[id]
+        section = self._graph.home[id]
         while section:
-            node = self._plan.nodes[section]
+            node = self._graph.nodes[section]
             assert isinstance(node, (Tree.Scatter, Tree.Conditional))
             yield node
-            section = self._plan.home[section]
+            section = self._graph.home[section]
 
     def _of(self, keys: Iterable[str]) -> Names:
-        """Return the names of the steps that compute the values for some keys of the plan."""
+        """Return the names of the steps that compute the values for some keys of the graph."""
         found: set[str] = set()
         for key in keys:
             if key in self._scatters:
-                found |= self._of(self._plan.expression_needs(self._scatters[key]))
+                found |= self._of(self._graph.expression_needs(self._scatters[key]))
             else:
                 found |= self._made.get(key, frozenset())
         return frozenset(found)

@@ -24,7 +24,7 @@ from toilfn.wdl.language import binding_type, ordered, types_in
 from toilfn.wdl.library import Library
 from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.problems import located
-from toilfn.wdl.program import OUTPUTS, Callee, Plan, Source, callee, path_of, program, source_dir, version
+from toilfn.wdl.program import OUTPUTS, Callee, Source, WorkflowGraph, callee, path_of, program, source_dir, version
 from toilfn.wdl.runtime import Machine
 from toilfn.wdl.shared import SharedValue, StoredValue, plain_value, stored_value
 from toilfn.wdl.values import decode, encode
@@ -49,8 +49,8 @@ class Walk:
 
     Parameters
     ----------
-    plan : Plan
-        The plan of the workflow.
+    graph : WorkflowGraph
+        The graph of the workflow.
     section : str
         The id of the section; empty for the whole workflow.
     tasks : Tasks
@@ -62,9 +62,9 @@ class Walk:
     """
 
     def __init__(
-        self, plan: Plan, section: str, tasks: Tasks, inputs: Mapping[str, Any], *, all_calls: bool = False
+        self, graph: WorkflowGraph, section: str, tasks: Tasks, inputs: Mapping[str, Any], *, all_calls: bool = False
     ) -> None:
-        self.plan, workflow = plan, plan.workflow
+        self.graph, workflow = graph, graph.workflow
         self.section = section
         self.tasks = tasks
         self.inputs = inputs
@@ -77,7 +77,7 @@ class Walk:
         self.folded: dict[str, set[str]] = {}
         self._outer: Walk | None = None
         self._stored: dict[str, Any] = {}
-        self._types = types_in(plan.nodes[section] if section else workflow)  # type: ignore[arg-type]
+        self._types = types_in(graph.nodes[section] if section else workflow)  # type: ignore[arg-type]
 
     def bind_argument(self, key: str, given: Any) -> None:
         """Bind a value from the arguments of this task, which may be in the form that `stored_value` returns."""
@@ -101,7 +101,7 @@ class Walk:
     def evaluate(self, nodes: Iterable[str]) -> None:
         """Evaluate nodes, given by their ids in the order of their dependencies."""
         for id_ in nodes:
-            node = self.plan.nodes[id_]
+            node = self.graph.nodes[id_]
             if isinstance(node, Tree.Decl):
                 self._declaration(id_, node)
             elif isinstance(node, Tree.Call):
@@ -117,7 +117,7 @@ class Walk:
         """Return the workflow's outputs by name, or their promise."""
         if self._is_waiting(OUTPUTS):
             return self._later(OUTPUTS)
-        workflow = self.plan.workflow
+        workflow = self.graph.workflow
         if workflow.outputs is None:
             return {
                 f"{name}.{output}": pick(self.result(f"call-{name}"), output)
@@ -135,7 +135,7 @@ class Walk:
         """Return the outputs of all calls, as visible in the workflow's body, or their promises."""
         return {
             node.name: self.result(id_)
-            for id_, node in self.plan.nodes.items()
+            for id_, node in self.graph.nodes.items()
             if isinstance(node, Tree.Call) and (id_ in self.waiting or id_ in self.plain)
         }
 
@@ -147,11 +147,11 @@ class Walk:
         elif not self._is_waiting(id_):
             value = self._evaluate(decl, decl.type, self.env)
             # Do not look for unused files: they may be defaults that exist only elsewhere.
-            self.plain[id_] = self._encode(decl, value) if self.plan.uses[id_] else None
-            if not self.plan.uses[id_]:
+            self.plain[id_] = self._encode(decl, value) if self.graph.uses[id_] else None
+            if not self.graph.uses[id_]:
                 return
             self.env = self.env.bind(decl.name, decode(self.plain[id_], decl.type, self.paths))
-        elif self.plan.is_folded(id_):
+        elif self.graph.is_folded(id_):
             self.folded[id_] = self._needs(id_)
         else:
             self.waiting[id_] = self._later(id_)
@@ -173,7 +173,7 @@ class Walk:
 
     def _call(self, id_: str, call: Tree.Call) -> None:
         before = self._before(call)
-        needed = self._needs(id_) - set(self.plan.after(call))
+        needed = self._needs(id_) - set(self.graph.after(call))
         if any(key in self.waiting for key in needed):
             self.waiting[id_] = self._later(id_)
         else:
@@ -182,7 +182,7 @@ class Walk:
 
     def _before(self, call: Tree.Call) -> list[Any]:
         """Return the promises of the calls named in ``after``, including all iterations of a scattered call."""
-        return [promise for key in self.plan.after(call) for promise in _promises(self.waiting.get(key))]
+        return [promise for key in self.graph.after(call) for promise in _promises(self.waiting.get(key))]
 
     def _inputs(self, call: Tree.Call) -> dict[str, Any]:
         """Evaluate the inputs of a call, and add those that were given to the workflow for it."""
@@ -196,7 +196,7 @@ class Walk:
 
     def _input(self, expr: Expr.Base, wanted: Type.Base) -> Any:
         """Evaluate an input; if it is the same in all iterations of a section, do so once, and share the result."""
-        keys, home = self.plan.keys(expr), self
+        keys, home = self.graph.keys(expr), self
         while home._outer is not None and all(key in home._outer.plain for key in keys):
             home = home._outer
         if home is self:
@@ -211,7 +211,7 @@ class Walk:
         name = expr.expr if isinstance(expr, Expr.Get) and not expr.member else None
         is_declared = isinstance(name, Expr.Ident) and isinstance(name.referee, Tree.Decl)
         is_same = is_declared and expr.type.copy(optional=wanted.optional) == wanted
-        return self._stored.get(next(iter(self.plan.keys(expr)))) if is_same else None
+        return self._stored.get(next(iter(self.graph.keys(expr)))) if is_same else None
 
     def _evaluated(self, expr: Expr.Base, wanted: Type.Base) -> Any:
         with located(expr):
@@ -263,26 +263,26 @@ class Walk:
         return {key: self.result(key) for key in self._exposed(id_)}
 
     def _exposed(self, id_: str) -> list[str]:
-        return self.plan.exposed(id_, all_calls=self.all_calls)
+        return self.graph.exposed(id_, all_calls=self.all_calls)
 
     def _expression_waits(self, section: Tree.Scatter | Tree.Conditional) -> bool:
-        return any(key in self.waiting or key in self.folded for key in self.plan.expression_needs(section))
+        return any(key in self.waiting or key in self.folded for key in self.graph.expression_needs(section))
 
     def _inner(self, id_: str, variables: dict[str, Any]) -> Walk:
         inner = copy(self)
-        inner.section, inner._types = id_, types_in(self.plan.nodes[id_])  # type: ignore[arg-type]
+        inner.section, inner._types = id_, types_in(self.graph.nodes[id_])  # type: ignore[arg-type]
         inner.plain, inner.waiting, inner.folded = dict(self.plain), dict(self.waiting), {}
         inner._outer, inner._stored = self, {}
         for key, plain in variables.items():
             inner.bind(key, plain)
-        inner.evaluate(self.plan.order[id_])
+        inner.evaluate(self.graph.order[id_])
         return inner
 
     # Later evaluation
 
     def _needs(self, id_: str) -> set[str]:
         """Return the keys that a node and the declarations evaluated together with it need."""
-        direct = self.plan.needs(id_)
+        direct = self.graph.needs(id_)
         return {key for need in direct for key in self.folded.get(need, {need})}
 
     def _is_waiting(self, id_: str) -> bool:
@@ -290,8 +290,8 @@ class Walk:
 
     def _later(self, id_: str) -> Any:
         """Return the promise of a node's value, to be evaluated later with the folded declarations it needs."""
-        node = self.plan.nodes.get(id_)
-        after, before = (self.plan.after(node), self._before(node)) if isinstance(node, Tree.Call) else ([], [])
+        node = self.graph.nodes.get(id_)
+        after, before = (self.graph.after(node), self._before(node)) if isinstance(node, Tree.Call) else ([], [])
         nodes = [*self._folded_for(id_), id_]
         needed = self._needs(id_) - set(after)
         env = {key: self._argument(key) for key in sorted(needed) if key in self.waiting or key in self.plain}
@@ -312,14 +312,14 @@ class Walk:
         wanted: set[str] = set()
         stack = [id_]
         while stack:
-            more = (self.plan.needs(stack.pop()) & self.folded.keys()) - wanted
+            more = (self.graph.needs(stack.pop()) & self.folded.keys()) - wanted
             wanted |= more
             stack.extend(more)
-        return [key for key in self.plan.order[self.section] if key in wanted]
+        return [key for key in self.graph.order[self.section] if key in wanted]
 
     def _keep(self, id_: str) -> None:
         """Make sure that a task runs even if nothing needs its value."""
-        if not self.plan.uses[id_]:
+        if not self.graph.uses[id_]:
             spawn(self.waiting[id_])
 
 
@@ -421,7 +421,7 @@ def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any] | Re
 def workflow(called: Callee, inputs: Mapping[str, Any] | RequestedInputs, machine: Machine) -> Any:
     """Evaluate the body of a workflow, and return its outputs or their promises."""
     walk = _walk(Scope(called, inputs.plain if isinstance(inputs, RequestedInputs) else inputs, machine), "")
-    walk.evaluate(walk.plan.order[""])
+    walk.evaluate(walk.graph.order[""])
     return _with_calls(walk.outputs(), walk.call_outputs()) if machine.all_outputs else walk.outputs()
 
 
@@ -444,7 +444,7 @@ def evaluate_later(scope: Scope, section: str, nodes: list[str], env: Mapping[st
         walk.evaluate(nodes[:-1])
         return walk.outputs()
     walk.evaluate(nodes)
-    if isinstance(walk.plan.nodes[last], Tree.WorkflowSection):
+    if isinstance(walk.graph.nodes[last], Tree.WorkflowSection):
         return walk.section_result(last)
     return walk.result(last)
 
@@ -462,4 +462,4 @@ def _walk(scope: Scope, section: str) -> Walk:
 
     tasks = Tasks(make_call, make_later)
     inputs = plain_value(scope.inputs)
-    return Walk(scope.workflow.plan, section, tasks, inputs, all_calls=scope.machine.all_outputs)
+    return Walk(scope.workflow.graph, section, tasks, inputs, all_calls=scope.machine.all_outputs)

@@ -111,7 +111,7 @@ _MOST_BOXES = 60
 """Maximum number of kinds of tasks in a graph; a larger graph is not drawn, since no one could read it."""
 
 
-class Host(NamedTuple):
+class HostTotals(NamedTuple):
     """The totals of all workers of a host. Times are in seconds."""
 
     name: str
@@ -188,11 +188,11 @@ def details(view: RunView) -> dict[str, Any]:
         return {"details": facts, "hosts": _hosts(fold.measures.workers.values())}
 
 
-def _hosts(workers: Iterable[Worker]) -> list[Host]:
-    hosts: dict[str, Host] = {}
+def _hosts(workers: Iterable[Worker]) -> list[HostTotals]:
+    hosts: dict[str, HostTotals] = {}
     for worker in workers:
-        before = hosts.get(worker.host, Host(worker.host, 0, 0, 0, 0.0, 0.0))
-        hosts[worker.host] = Host(
+        before = hosts.get(worker.host, HostTotals(worker.host, 0, 0, 0, 0.0, 0.0))
+        hosts[worker.host] = HostTotals(
             worker.host, before.workers + 1, before.attempts + worker.attempts, before.failed + worker.failed,
             before.busy + worker.busy, before.cpu + worker.cpu,
         )  # fmt: skip

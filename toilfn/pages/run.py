@@ -20,7 +20,7 @@ from toilfn.stores import Store
 from toilfn.stores.lease import Holder, holder, living
 from toilfn.text import last_lines
 
-__all__ = ["Attempt", "Failed", "Query", "RunView", "Summary", "UnknownTaskError"]
+__all__ = ["AttemptRow", "Failed", "Query", "RunView", "Summary", "UnknownTaskError"]
 
 _FRESH = 0.7
 """Seconds after reading the log during which it is not read again."""
@@ -67,7 +67,7 @@ class Summary(NamedTuple):
         return self.workflow.rpartition("/")[2] or "a workflow"
 
 
-class Attempt(NamedTuple):
+class AttemptRow(NamedTuple):
     """An attempt that ended."""
 
     task: str
@@ -306,7 +306,7 @@ class RunView:
         """Return the output of an attempt."""
         yield self.store.payload(record.log)
 
-    def tasks(self, query: Query) -> tuple[list[tuple[Row, Attempt | None]], int]:
+    def tasks(self, query: Query) -> tuple[list[tuple[Row, AttemptRow | None]], int]:
         """Return the rows of a page of the table of tasks, and the number of all tasks that match."""
         with self._lock:
             self.refresh()
@@ -349,11 +349,11 @@ class RunView:
 
         return key
 
-    def _last(self, row: Row) -> Attempt | None:
+    def _last(self, row: Row) -> AttemptRow | None:
         last = self.fold.last_attempt(row.number)
         return None if last is None else self.attempt(last, row.attempts)
 
-    def attempt(self, at: int, number: int = 0) -> Attempt:
+    def attempt(self, at: int, number: int = 0) -> AttemptRow:
         """Return an attempt.
 
         Parameters
@@ -366,13 +366,13 @@ class RunView:
         fold, kept = self.fold, self.fold.attempts
         task = kept.task[at]
         host, process = fold.worker(kept.worker[at])
-        return Attempt(
+        return AttemptRow(
             fold.ids()[task].hex() if number else "", fold.kind_of(task).name, number,
             kept.causes[kept.cause[at]] or "done", kept.start[at], kept.wall[at], kept.cpu[at], kept.wait[at],
             kept.memory[at], host, process,
         )  # fmt: skip
 
-    def task(self, id: str) -> tuple[Row, list[tuple[Attempt, Outcome | Failure]]]:
+    def task(self, id: str) -> tuple[Row, list[tuple[AttemptRow, Outcome | Failure]]]:
         """Return a task and its attempts with their records.
 
         Raises
