@@ -1,4 +1,4 @@
-"""Clusters at Google, against a strict fake of its services: made, listed, grown and removed, failing at each call."""
+"""Clusters on Google Cloud, against a strict fake of its services: made, listed, grown and removed, failing at each call."""
 
 from __future__ import annotations
 
@@ -435,7 +435,7 @@ def test_no_capacity_in_any_zone_says_what_to_do(google):
         (f"zones=[{REGION}-z]", f"has no zone '{REGION}-z'; choose from its zones: {REGION}-a"),
         ("cpu.types=[n2-standard-9]", "has the machine type n2-standard-9"),
         ("network.subnets=[nowhere]", "has no subnet 'nowhere'"),
-        ("pools=[{name: big, cores: 4}]", "pool big: at Google, pools need types"),
+        ("pools=[{name: big, cores: 4}]", "pool big: on Google Cloud, pools need types"),
     ],
 )
 def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(google, setting, said):
@@ -449,13 +449,13 @@ def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(google,
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["name=a-name-of-many-letters"], "name: at Google, the name of a cluster has at most 20 characters"),
+        (["name=a-name-of-many-letters"], "name: on Google Cloud, the name of a cluster has at most 20 characters"),
         (["spot.max_price=1"], "pools[1].max_price: Google has no price limits"),
         (["key=mine"], "key: Google has no key pairs"),
         (["tags.Team=x"], "tags.Team: use only lower-case letters"),
         (["project=x"], "project: 'x' is not the id of a project"),
         (["cloud=aws"], "project: only Google has projects"),
-        (["network.subnets=[a, b]"], "network.subnets: list only one subnet"),
+        (["network.subnets=[a, b]"], "network.subnets: list one subnet"),
         (["cpu.name=controller"], "pools[0].name: the name 'controller' is reserved"),
     ],
 )

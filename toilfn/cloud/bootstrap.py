@@ -38,8 +38,8 @@ class Secrets:
     munge : bytes
         The key with which Slurm's daemons authenticate each other.
     host_private, host_public : str
-        The ssh host key of the controller. The public key is also in a tag of the controller, or in its metadata at
-        Google.
+        The ssh host key of the controller. The public key is also in a tag of the controller, or in its metadata on
+        Google Cloud.
     """
 
     munge: bytes

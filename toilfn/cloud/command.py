@@ -95,7 +95,7 @@ def description_of(options: argparse.Namespace, name: str | None = None) -> Desc
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the cluster")
     parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="the cloud (default: aws)")
-    parser.add_argument("--region", help="region of the cloud (default: us-east-1, at Google us-central1)")
+    parser.add_argument("--region", help="region of the cloud (default: us-east-1, on Google Cloud us-central1)")
     parser.add_argument("--output", type=output_file, default=Path(_DEFAULT), metavar="FILE",
                         help=f"file to write (default: {_DEFAULT})")  # fmt: skip
 
@@ -446,8 +446,8 @@ def _grow(options: argparse.Namespace) -> int:
 def _policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="the cloud (default: aws)")
     parser.epilog = (
-        "Attach the policy to the user or role that launches clusters, at Google as a role of the project (gcloud iam "
-        "roles create --file). It includes the permissions of their machines."
+        "Attach the policy to the user or role that launches clusters; on Google Cloud, create a role of the project from"
+        " it (gcloud iam roles create --file). It includes the permissions of their machines."
     )
 
 

@@ -165,7 +165,7 @@ class Network:
 
     subnets: tuple[str, ...] = _key(_list_of(_text), "existing subnets (default: those of the default network)", ())
     security_groups: tuple[str, ...] = _key(
-        _list_of(_text), "additional security groups of every machine; at Google network tags", ()
+        _list_of(_text), "additional security groups of every machine; on Google Cloud network tags", ()
     )
     private: bool = _key(_flag, "give machines no public addresses", False)
     allow_from: tuple[str, ...] = _key(_list_of(_address_range), "addresses that may connect by ssh", ())
@@ -219,7 +219,7 @@ class Description:
     cloud: str = _key(_one_of("aws", "google"), "aws or google", "aws")
     project: str | None = _key(_project, "project of Google (default: that of the credentials)", None)
     zones: tuple[str, ...] = _key(_list_of(_text), "zones of the region (default: all)", ())
-    image: str | None = _key(_text, "machine image (default: the newest of Debian 12; at Google of Ubuntu 24.04)", None)
+    image: str | None = _key(_text, "machine image (default: newest Debian 12, on Google Cloud Ubuntu 24.04)", None)
     container: str | None = _key(_text, "container image of leaders and workers, with toilfn", None)
     controller: str = _key(_machine, "machine type of the controller", _CONTROLLERS["aws"])
     controller_disk: int = _key(parse_disk, "size of the controller's volume", 50 * _GIB)
@@ -454,11 +454,11 @@ class _Reader:
                 self._report(("project",), "only Google has projects; write cloud: google")
             return
         if len(description.name) > 20:
-            self._report(("name",), "at Google, the name of a cluster has at most 20 characters")
+            self._report(("name",), "on Google Cloud, the name of a cluster has at most 20 characters")
         if description.key:
             self._report(("key",), "Google has no key pairs; write public_key")
         if len(description.network.subnets) > 1:
-            self._report(("network", "subnets"), "list only one subnet: at Google, it has all zones of its region")
+            self._report(("network", "subnets"), "list one subnet: on Google Cloud, it has all zones of its region")
         for key, text in description.tags.items():
             if not (_LABEL[0].fullmatch(key) and _LABEL[1].fullmatch(text)):
                 self._report(("tags", key), "use only lower-case letters, digits, hyphens and underscores for Google")

@@ -1,4 +1,4 @@
-"""Kubernetes at Google: a GKE cluster with node pools, whose sizes Google adapts.
+"""Kubernetes on Google Cloud: a GKE cluster with node pools, whose sizes Google adapts.
 
 A node pool of GKE has only one machine type, so a pool with several types becomes several node pools.
 """

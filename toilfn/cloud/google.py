@@ -1,4 +1,4 @@
-"""A cluster at Google: its machines, and the requests that several kinds of resources need."""
+"""A cluster on Google Cloud: its machines, and the requests that several kinds of resources need."""
 
 from __future__ import annotations
 
@@ -277,9 +277,9 @@ class GoogleCloud:
             self.image(description)
 
     def launched_types(self, pool: PoolDescription) -> PoolDescription:
-        """Raise `InputError`, since a pool at Google must have types."""
+        """Raise `InputError`, since a pool on Google Cloud must have types."""
         raise InputError(
-            f"pool {pool.name}: at Google, pools need types; sizes alone only work with `toilfn cluster plan`"
+            f"pool {pool.name}: on Google Cloud, pools need types; sizes alone only work with `toilfn cluster plan`"
         )
 
 
@@ -306,4 +306,4 @@ def boot_disk(kind: str, size: int, image: str | None, labels: dict[str, str], a
 
 
 class GoogleStep(Step[GoogleCloud]):
-    """A step that creates and removes resources at Google."""
+    """A step that creates and removes resources on Google Cloud."""

@@ -1,4 +1,4 @@
-"""The steps for identities at Google: service accounts, the controller's role, and bindings in the project's policy."""
+"""Steps for identities on Google Cloud: service accounts, the controller's role, and bindings in project policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start and end the machines of pools at Google, for the programs that Slurm calls."""
+"""Start and end the machines of pools on Google Cloud, for the programs that Slurm calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ON_DEMAND = {"provisioningModel": "STANDARD"}
 
 
 class GoogleMachines(Machines):
-    """Starts and ends the machines of pools at Google.
+    """Starts and ends the machines of pools on Google Cloud.
 
     One bulk insert, with all types and zones of a pool, creates all its new machines.
 

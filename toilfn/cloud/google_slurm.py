@@ -1,4 +1,4 @@
-"""The resources of a Slurm cluster at Google, as steps: created in order, and removed in reverse order.
+"""The resources of a Slurm cluster on Google Cloud, as steps: created in order, and removed in reverse order.
 
 They are found by their labels, or by their descriptions if they cannot have labels.
 """

@@ -1,4 +1,4 @@
-"""The minimum permissions, on AWS and at Google, for launching a cluster, and those of the cluster's machines."""
+"""The minimum permissions, on AWS and on Google Cloud, for launching a cluster, and those of the cluster's machines."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ _GOOGLE_CONTROLLER = (
 
 
 def google_launcher_role() -> dict[str, Any]:
-    """Return the role with the minimum permissions that a user needs to launch and destroy clusters at Google.
+    """Return the role with the minimum permissions that a user needs to launch and destroy clusters on Google Cloud.
 
     It is in the form that `gcloud iam roles create --file` accepts.
     """
@@ -131,7 +131,7 @@ def google_launcher_role() -> dict[str, Any]:
 
 
 def google_controller_permissions() -> list[str]:
-    """Return the permissions of a cluster's controller at Google, which `google_names_only` restricts."""
+    """Return the permissions of a cluster's controller on Google Cloud, which `google_names_only` restricts."""
     return list(_GOOGLE_CONTROLLER)
 
 
