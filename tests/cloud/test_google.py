@@ -1,4 +1,4 @@
-"""Clusters on Google Cloud, against a strict fake of its services: made, listed, grown and removed, failing at each call."""
+"""Clusters on Google Cloud, against a strict fake: made, listed, grown and removed, with a failure at each call."""
 
 from __future__ import annotations
 

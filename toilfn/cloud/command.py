@@ -446,8 +446,8 @@ def _grow(options: argparse.Namespace) -> int:
 def _policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="the cloud (default: aws)")
     parser.epilog = (
-        "Attach the policy to the user or role that launches clusters; on Google Cloud, create a role of the project from"
-        " it (gcloud iam roles create --file). It includes the permissions of their machines."
+        "Attach the policy to the user or role that launches clusters. On Google Cloud, create a role from it "
+        "(gcloud iam roles create --file). It includes the permissions of their machines."
     )
 
 
