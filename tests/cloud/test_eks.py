@@ -109,7 +109,7 @@ def test_kubernetes_is_launched_found_and_destroyed_without_a_trace(amazon):
     cloud.check(steps[0].description)
     launch(cloud.name, steps, quiet)
     assert eks.clusters(amazon) == [cloud.name]
-    assert len(found(steps)) == 5  # three roles, the cluster, and the rights of pods
+    assert len(found(steps)) == 5  # three roles, the cluster, and the permissions of pods
     asked = amazon.parameters["create_cluster"]
     assert asked["computeConfig"]["enabled"]
     assert asked["resourcesVpcConfig"]["publicAccessCidrs"] == ["192.0.2.0/24"]

@@ -126,7 +126,7 @@ class _Access(AmazonStep):
     It is removed with the EKS cluster.
     """
 
-    title = "rights of pods"
+    title = "permissions of pods"
 
     def exists(self) -> list[str]:
         found = _found(self.cloud)

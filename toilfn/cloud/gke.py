@@ -150,7 +150,7 @@ class _Access(PermissionStep):
     It is removed with Google's service account.
     """
 
-    title = "rights of pods"
+    title = "permissions of pods"
     accounts = _Accounts
 
     def exists(self) -> list[str]:
