@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, MutableMapping
+import re
+from collections.abc import Callable, MutableMapping, MutableSequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -26,6 +27,7 @@ from cwltool.process import Process
 from cwltool.singularity import SingularityCommandLineJob
 from cwltool.workflow import default_make_tool
 from ruamel.yaml.comments import CommentedMap
+from schema_salad.exceptions import ValidationException
 from schema_salad.fetcher import DefaultFetcher
 from schema_salad.ref_resolver import Loader
 
@@ -147,11 +149,26 @@ class PathLoader(Loader):
 
     def resolve_all(self, document: Any, *arguments: Any, **named: Any) -> Any:
         """Resolve the references in a part of a document."""
+        _join_surrogates(document)
         if isinstance(document, MutableMapping) and document.get("class") in ("File", "Directory"):
             path = document.get("path")
             if isinstance(path, str):
                 document["path"] = _escaped(path)
         return super().resolve_all(document, *arguments, **named)
+
+
+def _join_surrogates(part: Any) -> None:
+    """Replace the two halves of a character, as JSON escapes an emoji, by the character in the texts of a part.
+
+    The documents are read as YAML, where each escape is a character of its own.
+    """
+    if isinstance(part, (MutableMapping, MutableSequence)):
+        for key, value in [*(part.items() if isinstance(part, MutableMapping) else enumerate(part))]:
+            if isinstance(value, str) and _PAIR.search(value):
+                part[key] = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), value)
+
+
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def patch_cwltool() -> None:
@@ -171,4 +188,9 @@ def _joined(base: str, path: str) -> str:
 
 
 def _escaped(path: str) -> str:
-    return path if "://" in path or path.startswith(_KEPT) else quote(path)
+    if "://" in path or path.startswith(_KEPT):
+        return path
+    try:
+        return quote(path)
+    except UnicodeEncodeError:
+        raise ValidationException(f"{path!r}: names of files in CWL are Unicode text: rename the file") from None

@@ -284,6 +284,8 @@ def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> 
     try:
         found = process._init_job(plain, context).job
     except WorkflowException:
+        if any("%" in str(each.get("location")) for each in objects(job)):  # escaped names lead to other errors
+            raise
         found = process._init_job(job, context).job  # its errors have line numbers
     return {name: map_objects(value, _located) for name, value in found.items()}
 

@@ -221,6 +221,32 @@ def test_hints_and_source_are_found_as_in_the_script(tmp_path: Path) -> None:
     )
 
 
+def test_functions_that_pydantic_checks_are_checked_in_workers(tmp_path: Path) -> None:
+    body = """
+    from pydantic import BaseModel, ConfigDict, validate_call
+
+    class Point(BaseModel):
+        x: int
+
+    @validate_call(config=ConfigDict(strict=True), validate_return=True)
+    def strict(x: int) -> str:
+        return x
+
+    @toil.task
+    @validate_call
+    def f(n: int = 3, point: "typing.Optional[Point]" = None) -> typing.Any:
+        if point is None:
+            return f("2", {"x": "1"})
+        try:
+            strict(n)
+        except ValueError as error:
+            return error.title, n, point.x
+
+    promise = f()  # the script's namespace holds what cannot be pickled
+    """
+    assert run(tmp_path, body, cluster="'inline'") == "('strict', 2, 1)"
+
+
 def test_tasks_with_equal_names_in_the_script_do_not_share_what_they_set(tmp_path: Path) -> None:
     body = """
     count = 0

@@ -19,7 +19,19 @@ outputs: {n: string}
 expression: "$({n: inputs.file.contents})"
 """
 
-ODD = ["a%20b.txt", "a#b.txt", "a?b.txt", "a[1].txt", "a b.txt", "-a.txt", "a:b.txt", "ä'\".txt", "a\nb.txt", "a;b.txt"]
+ODD = [
+    "\U0001f600.txt",
+    "a%20b.txt",
+    "a#b.txt",
+    "a?b.txt",
+    "a[1].txt",
+    "a b.txt",
+    "-a.txt",
+    "a:b.txt",
+    "ä'\".txt",
+    "a\nb.txt",
+    "a;b.txt",
+]
 
 
 def tool(command: str, outputs: str, inputs: str = "[]", more: str = "") -> str:

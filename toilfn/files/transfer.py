@@ -85,7 +85,7 @@ def local_path(url: str | os.PathLike[str]) -> Path | None:
     if isinstance(url, os.PathLike):
         return Path(text)
     if text.startswith("file:"):
-        return Path(unquote(re.sub(r"^file:(//(localhost(?=/))?)?", "", text)))
+        return Path(unquote(re.sub(r"^file:(//(localhost(?=/))?)?", "", text), errors="surrogateescape"))
     return None if _SCHEME.match(text) else Path(text)
 
 

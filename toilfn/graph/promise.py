@@ -18,7 +18,7 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import Task as DaskTask
 from dask.task_spec import TaskRef
 
-from toilfn.errors import GraphError
+from toilfn.errors import GraphError, SerializationError
 from toilfn.graph import options
 from toilfn.graph.structure import SHOWN, is_collection, rebuild
 
@@ -139,8 +139,9 @@ class Promise(Delayed):
         return text
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            f"{self!r} cannot be pickled; pass it to a task as an argument, where toilfn replaces it by its value"
+        raise SerializationError(
+            f"{self!r} cannot be pickled",
+            hint="pass it to a task as an argument of the call, where toilfn replaces it by its value",
         )
 
     def __dask_postcompute__(self) -> tuple[Any, tuple[()]]:

@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from toilfn.errors import SerializationError, StoreError
+from toilfn.errors import SerializationError, StoreError, ToilfnError
+from toilfn.graph.exceptions import reduced
 from toilfn.graph.identity.modules import is_singledispatch, take_modules_by_value
 from toilfn.graph.running import keep_main, payload_store
 from toilfn.graph.structure import ATOMS, LAZY, is_collection, items_of
+from toilfn.graph.validated import validated, validation_of
 from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef
 from toilfn.moved import MOVED_VARIABLE, relocated
@@ -193,6 +195,8 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not
             return _main_class, (obj.__qualname__, buffer.getvalue())
         if isinstance(obj, io.TextIOWrapper):
             raise TypeError("cannot pickle an open file (TextIOWrapper); return its path, or a toilfn.File")
+        if isinstance(obj, BaseException) and (made := reduced(obj)) is not NotImplemented:
+            return made
         if type(obj) in LAZY:  # where it is read, what it calls would no longer be part of this graph
             return list, (items_of(obj),)
         return super().reducer_override(obj)
@@ -360,8 +364,20 @@ def resolve(ids: Iterable[TaskId], entries: Mapping[TaskId, tuple[bytes, tuple[T
             continue
         task = stack.pop()
         if task not in values:
-            values[task] = loads(payload, values)
+            values[task] = _value(task, payload, values)
     return values
+
+
+def _value(task: TaskId, payload: bytes, values: Mapping[TaskId, Any]) -> Any:
+    try:
+        return loads(payload, values)
+    except (ToilfnError, ImportError, OSError, MemoryError):  # these say themselves what is missing
+        raise
+    except Exception as error:
+        raise SerializationError(
+            f"the value of task {task.hex()[:12]} was stored, but it cannot be loaded: {type(error).__name__}: {error}",
+            hint="define __reduce__ in its class, or return lists, dicts, numbers and text",
+        ) from error
 
 
 def only_reference(payload: bytes, refs: tuple[TaskId, ...]) -> bool:
@@ -406,9 +422,8 @@ def dumps_function(function: Any) -> bytes:
         return buffer.getvalue()
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
-        raise SerializationError(
-            f"task {name} cannot be stored: {error}", hint="create such objects inside the task"
-        ) from error
+        hint = None if isinstance(error, ToilfnError) else "create such objects inside the task"
+        raise SerializationError(f"task {name} cannot be stored: {error}", hint=hint) from error
 
 
 _LARGEST_SOURCE = 1 << 20
@@ -446,6 +461,8 @@ class _FunctionPickler(_LocatedPickler):
         return dict(obj) if obj is self._main_globals else None
 
     def reducer_override(self, obj: Any) -> Any:
+        if (validation := validation_of(obj)) and not _is_found_by_name(obj):
+            return validated, tuple(validation)
         if type(obj) is FunctionType and obj.__globals__ is self._main:
             return self._with_annotations(obj, super().reducer_override(obj))
         if isinstance(obj, type) and obj.__module__ == "__main__":
