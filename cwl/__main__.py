@@ -2,6 +2,6 @@
 
 import sys
 
-from toilfn.cwl.runner import main
+from toilfn.start import cwl_runner
 
-sys.exit(main())
+sys.exit(cwl_runner())

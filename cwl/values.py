@@ -164,6 +164,8 @@ class Places:
         return found
 
     def _restore(self, found: dict[str, Any]) -> dict[str, Any]:
+        if found["class"] == "Directory" and found.get("basename") in ("", "."):
+            _name_folder(found)
         location = found.get("location")
         if isinstance(found.get("basename"), str):
             try:
@@ -235,6 +237,15 @@ class _Access(StdFsAccess):
         if not isinstance(found, Directory):
             return super().listdir(fn)
         return [f"{fn}/{quote(entry.name)}" for entry in found]
+
+
+def _name_folder(found: dict[str, Any]) -> None:
+    """Give a directory whose path ends with a dot or a slash, such as the output directory itself, its own name."""
+    location = str(found.get("location")).rstrip("/")
+    while location.endswith("/."):
+        location = location.removesuffix("/.").rstrip("/")
+    path = local_path(location) or Path(location)
+    found |= {"location": location, "basename": path.name}
 
 
 def _unescape(found: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from toilfn.cli import main
+from toilfn.start import toilfn
 
-sys.exit(main())
+sys.exit(toilfn())

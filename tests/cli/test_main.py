@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from toilfn import cli
+from toilfn import cli, start
 from toilfn.cli import main
 
 
@@ -80,3 +81,21 @@ def test_help_is_quick_because_it_imports_little() -> None:
     code = "import sys\nfrom toilfn.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"dask", "fsspec", "rich", "msgpack", "cloudpickle"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", start.__all__)
+def test_an_interrupt_while_modules_are_loaded_ends_a_command_quietly(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(module: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toilfn.start.import_module", interrupted)
+    assert getattr(start, name)() == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
+
+
+def test_every_command_of_the_package_starts_there() -> None:
+    scripts = (Path(__file__).parents[2] / "pyproject.toml").read_text().partition("[project.scripts]")[2]
+    lines = scripts.partition("\n\n")[0].split("\n")[1:]
+    assert sorted(line.partition('"toilfn.start:')[2].rstrip('"') for line in lines) == sorted(start.__all__)

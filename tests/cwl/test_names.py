@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from toilfn.cwl.values import Places
+
 READ = """\
 cwlVersion: v1.2
 class: ExpressionTool
@@ -71,6 +73,14 @@ def test_a_path_is_no_url_in_any_place(runner, written, tmp_path):
     result = runner("--relax-path-checks", document, written("job.json", json.dumps(job))).result
     for number, name in enumerate(ODD):
         assert (result[f"o{number}"], result[f"s{number}"]) == (name, f"{name}.idx")
+
+
+@pytest.mark.parametrize("end", ["/.", "/", "/./", ""])
+def test_an_output_directory_may_be_named_by_a_dot(tmp_path, end):
+    for location in (f"{tmp_path}/a b{end}", f"file://{tmp_path}/a%20b{end}"):
+        found = {"class": "Directory", "location": location, "basename": "." if end == "/." else "", "listing": []}
+        made = Places().stored({"out": found if end else {**found, "basename": "a b"}})["out"]
+        assert made == {"class": "Directory", "location": f"file://{tmp_path}/a%20b", "basename": "a b"}
 
 
 @pytest.mark.parametrize("name", ["a%20b.txt", "a#b.txt"])

@@ -27,7 +27,7 @@ def reduced(error: BaseException) -> Any:
 
 
 _TBLIB = "tblib.pickling_support"
-"""The module whose functions distributed registers for all exceptions. They lose attributes such as SystemExit's code."""
+"""The module whose functions distributed registers for all exceptions: SystemExit, for one, loses its code."""
 
 
 def _names_in_python(kind: type) -> set[str]:
