@@ -20,10 +20,10 @@ def reduced(error: BaseException) -> Any:
     native = isinstance(kind.__reduce__, MethodDescriptorType) and isinstance(kind.__reduce_ex__, MethodDescriptorType)
     if not native or own not in (None, _TBLIB):
         return NotImplemented
+    plain: Any = error.__reduce__()
     if isinstance(kind.__init__, WrapperDescriptorType) or "__new__" in _names_in_python(kind):
-        return error.__reduce__()
-    made, args, *state = error.__reduce__()
-    return _made, (made, args), *state
+        return plain
+    return _made, plain[:2], *plain[2:]
 
 
 _TBLIB = "tblib.pickling_support"

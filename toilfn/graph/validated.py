@@ -30,7 +30,7 @@ def validation_of(value: Any) -> Validation | None:
     if type(raw) is not FunctionType:
         return None
     for cell in value.__closure__ or ():
-        check = getattr(cell.cell_contents, "__self__", None)
+        check: Any = getattr(cell.cell_contents, "__self__", None)
         if type(check).__name__ == "ValidateCallWrapper" and type(check).__module__.startswith("pydantic."):
             config = check.config_wrapper.config_dict
             return Validation(raw, config, check.validate_return, _hints(raw), (raw.__defaults__, raw.__kwdefaults__))
@@ -52,4 +52,5 @@ def validated(*parts: Any) -> Callable[..., Any]:
     function: Any = made.function
     function.__annotations__ = made.hints
     function.__defaults__, function.__kwdefaults__ = made.defaults
-    return validate_call(config=made.config, validate_return=made.validate_return)(function)
+    checked: Callable[..., Any] = validate_call(config=made.config, validate_return=made.validate_return)(function)
+    return checked
