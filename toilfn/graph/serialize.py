@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from toilfn.errors import SerializationError, StoreError, ToilfnError
-from toilfn.graph.exceptions import reduced
 from toilfn.graph.identity.modules import is_singledispatch, take_modules_by_value
+from toilfn.graph.reducers import reduced_exception, validated, validation_of
 from toilfn.graph.running import keep_main, payload_store
 from toilfn.graph.structure import ATOMS, LAZY, is_collection, items_of
-from toilfn.graph.validated import validated, validation_of
 from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef
 from toilfn.moved import MOVED_VARIABLE, relocated
@@ -195,7 +194,7 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not
             return _main_class, (obj.__qualname__, buffer.getvalue())
         if isinstance(obj, io.TextIOWrapper):
             raise TypeError("cannot pickle an open file (TextIOWrapper); return its path, or a toilfn.File")
-        if isinstance(obj, BaseException) and (made := reduced(obj)) is not NotImplemented:
+        if isinstance(obj, BaseException) and (made := reduced_exception(obj)) is not NotImplemented:
             return made
         if type(obj) in LAZY:  # where it is read, what it calls would no longer be part of this graph
             return list, (items_of(obj),)
