@@ -1,7 +1,7 @@
 """Pickle what Python and cloudpickle would load differently from how it was made, or not at all.
 
 An exception whose class takes other arguments than those that it passes on to Python comes back without a call of the
-class. A function under pydantic's `validate_call` is decorated anew, since what the decorator leaves refers to the whole
+class. A function under pydantic's `validate_call` is decorated anew: what the decorator leaves refers to the whole
 namespace of the script.
 """
 
