@@ -16,7 +16,7 @@ __all__ = ["Validation", "reduced_exception", "validated", "validation_of"]
 
 
 def reduced_exception(error: BaseException) -> Any:
-    """Return what a pickler needs to know of an exception; NotImplemented where its class says that itself.
+    """Return the parts from which an exception is loaded again; NotImplemented if its class defines them itself.
 
     Python calls the class again with what is in ``args``. If the class has an `__init__` of its own, this may fail, or
     build the message a second time, so that method is left out: the attributes that it has set are pickled, too.
@@ -62,7 +62,7 @@ class Validation(NamedTuple):
     hints: dict[str, Any]
     """Types by the names of parameters."""
     defaults: tuple[Any, ...]
-    """What a function that calls itself does not have yet when it is wrapped: its two attributes for defaults."""
+    """The attributes for defaults, which a function that calls itself does not have yet when it is wrapped."""
 
 
 def validation_of(value: Any) -> Validation | None:
