@@ -240,7 +240,7 @@ class _Access(StdFsAccess):
 
 
 def _name_folder(found: dict[str, Any]) -> None:
-    """Give a directory whose path ends with a dot or a slash, such as the output directory itself, its own name."""
+    """Set the name of a directory whose path ends with a dot or a slash, such as the output directory itself."""
     location = str(found.get("location")).rstrip("/")
     while location.endswith("/."):
         location = location.removesuffix("/.").rstrip("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 import shlex
 import socket
 import subprocess
@@ -140,14 +141,16 @@ def test_a_package_that_the_task_does_without_is_not_named(tmp_path: Path) -> No
     assert "install it there" not in str(caught.value)
 
 
-def test_no_one_is_told_to_resume_a_store_that_is_removed(tmp_path: Path) -> None:
+def test_no_one_is_told_to_look_into_a_store_that_is_removed(tmp_path: Path) -> None:
     @toil.task
-    def fails() -> None:
-        raise ValueError("bad")
+    def fails(number: int) -> None:
+        raise ValueError("bad" if number else "worse")
 
+    failing = fails.map(range(13))
     with pytest.raises(toil.FailedTasksError) as caught:
-        toil.compute(fails(), store=tmp_path / "s", clean="onError", cluster="inline", retries=0, progress=False)
-    assert "resume" not in str(caught.value)
+        toil.compute(failing, store=tmp_path / "s", clean="onError", cluster="inline", retries=0, progress=False)
+    assert "11 more failed in the same way" in str(caught.value)
+    assert not re.search("toilfn (resume|status|logs)", str(caught.value))
     assert not (tmp_path / "s" / "store.json").exists()
 
 

@@ -170,7 +170,7 @@ def failed_tasks(
     """
     count = f"{len(failures)} tasks failed" if len(failures) != 1 else "1 task failed"
     kinds = _kinds(failures, name)
-    place = shlex.quote(store)
+    place = shlex.quote(store) if way_on else ""
     parts = [count]
     for kind in kinds[:_IN_FULL]:
         first = kind[0]
@@ -180,7 +180,7 @@ def failed_tasks(
         parts.append("\n".join(_in_one_line(kind, name) for kind in short))
     if len(kinds) > _IN_FULL + _IN_SHORT:
         left = sum(map(len, kinds[_IN_FULL + _IN_SHORT :]))
-        parts.append(f"... and {left} more: toilfn status {place} --failed")
+        parts.append(f"... and {left} more" + (f": toilfn status {place} --failed" if place else ""))
     names = tuple(name(failure.id) for failure in failures)
     hint = f"completed work is kept; after fixing the problem, run: {way_on}" if way_on else None
     return FailedTasksError(visible("\n\n".join(parts)), tuple(failures), store, names, hint=hint)
@@ -196,11 +196,11 @@ def _kinds(failures: Sequence[Failure], name: Callable[[TaskId], str]) -> list[l
 
 
 def _others(failures: Sequence[Failure], place: str) -> str:
-    """Name the tasks that failed in the same way."""
+    """Name the tasks that failed in the same way; `place` is empty if the store is removed."""
     if not failures:
         return ""
     ids = ", ".join(failure.id.hex()[:12] for failure in failures[:_NAMED])
-    more = f", ... (toilfn status {place} --failed lists them)" if len(failures) > _NAMED else ""
+    more = (", ..." + (f" (toilfn status {place} --failed lists them)" if place else "")) * (len(failures) > _NAMED)
     return f"\n  {len(failures)} more failed in the same way: {ids}{more}"
 
 
@@ -262,7 +262,8 @@ def _describe(failure: Failure, name: str, inputs: str, log: str, place: str) ->
     if failure.traceback:
         lines.append(indent(abridged(failure.traceback, 10, 25), "    "))
     if log.strip() and last_lines(log, 10).strip() not in failure.message:
-        lines += [f"  the end of its log (toilfn logs {place} {id_} shows all):", indent(last_lines(log, 10), "    ")]
+        all_of_it = f" (toilfn logs {place} {id_} shows all)" if place else ""
+        lines += [f"  the end of its log{all_of_it}:", indent(last_lines(log, 10), "    ")]
     return "\n".join(lines)
 
 
