@@ -154,7 +154,7 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
 _INSTEAD = {
     ("--env",): "--set-env NAME=VALUE, or --set-env NAME",
     ("-d", "--dir"): "-o DIR for the outputs, and --store DIR to keep the run",
-    ("--as-me",): "no option: commands run as you unless you pass --as-root",
+    ("--as-me",): "no option, since commands run as you unless you pass --as-root",
     ("--cfg",): "options, or --config with a file from 'toilfn config'",
     ("--copy-input-files-for",): "--copy-input-files, which applies to all tasks",
     ("--error-json", "--log-json"): "--store DIR, and then 'toilfn events DIR', which prints all events as JSON lines",
@@ -178,7 +178,7 @@ class _Refused(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
-        parser.error(f"{option_string} is an option of another runner; use {self.const}")
+        parser.error(f"{option_string} is an option of another runner; instead use {self.const}")
 
 
 def command(options: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ def test_options_of_other_runners_say_what_to_use_instead(tmp_path):
     for word, instead in [("--env=A=1", "--set-env NAME=VALUE"), ("--dir", "-o DIR"), ("-v", "--stream-logs")]:
         done = wdl(tmp_path, word, source=source)
         assert done.status == 2
-        assert f"an option of another runner; use {instead}" in done.stderr
+        assert f"an option of another runner; instead use {instead}" in done.stderr
     assert run(["run", "document.wdl"], tmp_path).status == 0
 
 
