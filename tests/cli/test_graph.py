@@ -83,7 +83,7 @@ def test_what_is_missing_is_said(project: Path) -> None:
     assert "hint: install graphviz" in done.stderr
     done = toilfn(project, "graph", "flow.py", "-o", "g.gif", "--", "3")
     assert (done.returncode, (project / "g.gif").exists()) == (2, False)
-    assert "g.gif: the format 'gif' is not known" in done.stderr
+    assert "g.gif: unknown format 'gif'" in done.stderr
     assert "hint: name a file for it: -o graph.png" in toilfn(project, "graph", "flow.py", "--format", "png").stderr
     (project / "empty.py").write_text("x = 1\n")
     done = toilfn(project, "graph", "empty.py")

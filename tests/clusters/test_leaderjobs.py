@@ -185,7 +185,7 @@ def test_a_document_of_cwl(slurm, place):
     ("words", "reason"),
     [
         (["work.py", "--cluster=slurm"], "needs a store that this machine and the cluster share"),
-        (["work.py", "--store=store"], "no cluster is named that could run the leader as a job"),
+        (["work.py", "--store=store"], "no cluster was given that could run the leader as a job"),
         (["work.py", "--store=store", "--cluster=kubernetes"], "a leader cannot be a job of the cluster kubernetes"),
         (["missing.py", "--store=store", "--cluster=slurm"], "script not found: missing.py"),
         (["--store=store", "--cluster=slurm"], "name a SCRIPT"),

@@ -82,7 +82,7 @@ def test_the_bytes_on_the_wire_are_the_tag_and_the_fields(message, wire):
     "data", [msgpack.packb(("hello", 1)), msgpack.packb(("recall", "now")), msgpack.packb(("log",)), b"\xc1", b""]
 )
 def test_a_message_of_another_version_is_refused_with_a_next_step(data):
-    with pytest.raises(ToilfnError, match="different versions of toilfn; install"):
+    with pytest.raises(ToilfnError, match="their versions of toilfn differ"):
         protocol.decode(data)
 
 

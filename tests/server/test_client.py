@@ -83,7 +83,7 @@ def test_mistakes_are_reported_in_one_line(server, folder):
         (["run", "inputs"], "must end with .cwl"),
         (["status", "run-1"], "404 there is no run"),
         (["run", "work.py", "--engine=unknown"], "400 workflow_engine_parameters"),
-        (["list", "--endpoint=http://127.0.0.1:9"], "cannot be reached"),
+        (["list", "--endpoint=http://127.0.0.1:9"], "cannot reach http://127.0.0.1:9"),
         (["list", "--endpoint=ftp://x"], "is not the URL of a server"),
     ):
         done = toilfn("wes", *words, server=server, cwd=folder)
