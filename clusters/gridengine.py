@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from xml.etree import ElementTree as ET
 
 from toilfn.clusters.base import Capabilities, JobId, JobState, exit_cause
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.commands import UnavailableError
+from toilfn.clusters.common.commands import UnavailableError, user_name
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.errors import ClusterError, InputError
@@ -159,7 +158,7 @@ class GridEngineCluster(CommandCluster):
 
     def _jobs(self) -> Iterator[tuple[JobId, str, str]]:
         """Return id, state and name of each job of this user, from qstat."""
-        output = self.commands.ask(["qstat", "-xml", "-g", "d", "-s", "prs", "-u", _user()])
+        output = self.commands.ask(["qstat", "-xml", "-g", "d", "-s", "prs", "-u", user_name() or "*"])
         rows = queue_rows(output)
         if rows is None:
             raise UnavailableError(f"qstat -xml returned invalid XML: {output[:300]!r}")
@@ -178,17 +177,6 @@ class GridEngineCluster(CommandCluster):
         if count % slots:
             raise InputError(f"Grid Engine allocates accelerators per slot; {count} is not divisible by {slots} cores")
         return [f"-l {self.settings.get('accelerator_resource', 'gpu')}={count // slots}"] if count else []
-
-
-def _user() -> str:
-    """Return the user's name from the password database, since LOGNAME may name another user.
-
-    For a user id without a name, return ``*``, which selects the jobs of all users.
-    """
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return "*"
 
 
 _QSTAT = "qstat(1), state"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pwd
 import re
 import shutil
 from abc import abstractmethod
@@ -22,7 +21,7 @@ from xml.sax.saxutils import unescape
 
 from toilfn.clusters.base import Capabilities, JobId, JobState, Verdict, ended, exit_cause, queued, running
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.commands import Answer, UnavailableError, has_beginning, json_values, portions
+from toilfn.clusters.common.commands import Answer, UnavailableError, has_beginning, json_values, portions, user_name
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.ids import Cause
@@ -254,10 +253,11 @@ class PBSBase(CommandCluster):
         return {job: name for job, name in named.items() if name}
 
     def _status_of_mine(self, *options: str) -> dict[str, dict[str, str]]:
-        """Query the jobs of this user; all jobs if qselect is not installed."""
-        if shutil.which("qselect") is None:
+        """Query the jobs of this user; all jobs if qselect is not installed or cannot be given the user's name."""
+        name = user_name()
+        if name is None or shutil.which("qselect") is None:
             return self.status()
-        output = self.commands.ask(["qselect", "-u", pwd.getpwuid(os.getuid()).pw_name, *options])
+        output = self.commands.ask(["qselect", "-u", name, *options])
         mine = re.findall(r"^\s*(\d+(?:\[\d*\])?(?:\.\S+)?)\s*$", output, re.MULTILINE)
         jobs: dict[str, dict[str, str]] = {}
         for portion in portions(mine, self.query_limit):

@@ -239,8 +239,8 @@ class SlurmCluster(CommandCluster):
 
     def has_other_machines(self) -> bool | None:
         """Return whether there are other nodes than this machine, from sinfo."""
-        hosts = set(self.commands.consult(["sinfo", "--noheader", "--Node", "--Format=NodeHost:256"]).split())
-        here = socket.gethostname()
+        hosts = set(self.commands.consult(["sinfo", "--noheader", "--Node", "--Format=NodeHost:256"]).lower().split())
+        here = socket.gethostname().lower()
         return bool(hosts - {here, here.partition(".")[0]}) if hosts else None
 
     def nodes(self) -> dict[str, int] | None:

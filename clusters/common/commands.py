@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -34,6 +35,7 @@ __all__ = [
     "pauses",
     "portions",
     "retried",
+    "user_name",
 ]
 
 T = TypeVar("T")
@@ -309,3 +311,16 @@ def json_values(text: str) -> Iterator[Any]:
 def has_beginning(text: str) -> bool:
     """Return whether a text contains the beginning of a JSON value, complete or not."""
     return _BEGINNING.search(text) is not None
+
+
+def user_name() -> str | None:
+    """Return the user's name for a query, from the password database, since LOGNAME may name another user.
+
+    None if the user id has no name, or if the batch systems would read the name as something else than one user: a
+    list, a pattern, or a user and a host.
+    """
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return None
+    return name if re.fullmatch(r"\w[\w. -]*\$?", name) else None

@@ -13,6 +13,7 @@ import getpass
 import json
 import logging
 import math
+import os
 import secrets
 import socket
 import sys
@@ -435,11 +436,18 @@ def endpoints(settings: Mapping[str, Any]) -> list[str]:
     return [(place if "://" in place else f"http://{place}").strip().rstrip("/") for place in places]
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise InputError(f"the user id {os.getuid()} has no name", hint="set user=... for the tasks of Mesos") from None
+
+
 def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Build the FrameworkInfo, without the framework's id."""
     principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
     return {
-        "user": settings.get("user") or getpass.getuser(),
+        "user": settings.get("user") or _user(),
         "name": f"{setting(settings, 'name', 'TOILFN_MESOS_NAME') or 'toilfn'} {name}",
         "roles": [setting(settings, "role", "TOILFN_MESOS_ROLE") or "*"],
         "hostname": socket.gethostname(),

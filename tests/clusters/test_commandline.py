@@ -6,14 +6,16 @@ import logging
 import shutil
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, RunContext, SubmissionError, exit_cause
-from toilfn.clusters.common.commands import Commands, pauses, portions
+from toilfn.clusters.common.commands import Commands, pauses, portions, user_name
 from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.lsf import LSFCluster
+from toilfn.clusters.pbs import PBSCluster
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Resources
@@ -318,3 +320,25 @@ def test_where_logs_go_is_a_setting_of_the_run_too(htcondor, tmp_path):
         cluster.open(context)
         assert (cluster.log_directory, cluster.keeps_output) == (tmp_path / place, keeps)
         cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("ada", "ada"), ("Ada.King", "Ada.King"), ("host$", "host$"), ("böb", "böb")]
+    + [(odd, None) for odd in ("ada@lab.org", "LAB\\ada", "a,b", "@group", "*", "a[bc]", "", None)],
+)
+def test_a_name_that_batch_systems_read_as_something_else_is_not_asked_for(monkeypatch, name, asked):
+    def entry(number):
+        if name is None:
+            raise KeyError(number)
+        return SimpleNamespace(pw_name=name)
+
+    monkeypatch.setattr("pwd.getpwuid", entry)
+    assert user_name() == asked
+    said = []
+    cluster = PBSCluster()
+    cluster.commands = SimpleNamespace(ask=lambda words: said.append(words[:3]) or "")
+    monkeypatch.setattr("shutil.which", lambda command: command)
+    monkeypatch.setattr(cluster, "status", lambda *jobs: {})
+    assert cluster.names() == {}
+    assert said == ([["qselect", "-u", asked]] if asked else [])
