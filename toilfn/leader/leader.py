@@ -574,7 +574,7 @@ class Leader:
     def _bring(self, events: Iterable[Event]) -> None:
         """Pass on the loaded tasks; values of finished tasks keep the values that they refer to in memory."""
         events = list(events)
-        forgotten = self._loader.take_forgotten()
+        forgotten = self._loader.stale.take_forgotten()
         for reason in sorted(set(forgotten.values())):
             ids = tuple(id_ for id_, why in forgotten.items() if why == reason)
             self._committer.add(encode(records.Forget(ids, reason=reason)))

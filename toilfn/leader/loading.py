@@ -162,6 +162,8 @@ class Loader:
 
     Attributes
     ----------
+    stale : StaleOutcomes
+        Takes outcomes back; those of tasks that run again at the user's request before `add` and `load`.
     encoded : dict
         The records of tasks that have no outcome yet, as workers get them.
     """
@@ -173,13 +175,13 @@ class Loader:
         self._defaults = options.defaults(settings)
         self._kinds: dict[bytes, int] = {}
         self._asked = lru_cache(maxsize=4096)(self._resolve)
-        self._stale = StaleOutcomes(index, payload)
+        self.stale = StaleOutcomes(index, payload)
         self._new: list[NewTask] = []
         self.encoded: dict[TaskId, bytes] = {}
 
     def add(self, task: records.TaskRecord, data: bytes) -> None:
         """Add a task that has just been written to the log, with its encoded record."""
-        self._stale.prepare(task)
+        self.stale.prepare(task)
         self._new.append(self.admit(task, data))
 
     def load(self, roots: Iterable[TaskId]) -> Iterator[Event]:
@@ -201,9 +203,9 @@ class Loader:
             seen.add(id_)
             task = self._index.task(id_)
             if id_ in self._index.outcomes:
-                self._stale.recall(task)
+                self.stale.recall(task)
             if id_ not in self._index.outcomes:
-                self._stale.prepare(task)
+                self.stale.prepare(task)
             new.append(self.admit(task))
             stack.extend((*task.needs, *task.after))
             if id_ in self._index.outcomes:
@@ -236,21 +238,9 @@ class Loader:
         created = {task.id for task in outcome.tasks}
         for task in outcome.tasks:
             if task.id not in self._index.outcomes:
-                self._stale.prepare(task, created)
+                self.stale.prepare(task, created)
         if outcome.refs:
-            self._stale.renew_results(outcome.refs, created)
-
-    def take_forgotten(self) -> dict[TaskId, str]:
-        """Return the tasks whose outcomes no longer hold, with the reasons, once."""
-        return self._stale.take_forgotten()
-
-    def renew_results(self, roots: Iterable[TaskId]) -> None:
-        """Repeat the tasks that made the dropped files which a run returns; before `add` and `load`."""
-        self._stale.renew_results(roots)
-
-    def force(self, ids: Iterable[TaskId], reason: str) -> None:
-        """Repeat finished tasks because the user requests it; before `add` and `load`."""
-        self._stale.force(ids, reason)
+            self.stale.renew_results(outcome.refs, created)
 
     def late_shape(
         self, task: records.TaskRecord, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]

@@ -170,7 +170,7 @@ class _Maker:
 
     def force(self, forced: Forced) -> None:
         """Have finished tasks run again; before `add`."""
-        self._loader.force(forced.again, REASON)
+        self._loader.stale.force(forced.again, REASON)
 
     def reached(self, roots: Iterable[TaskId]) -> set[TaskId]:
         """Return the tasks that roots need or led to, as far as the store knows them."""
@@ -204,13 +204,13 @@ class _Maker:
         """Return what the leader would run for `roots`; `asked` are all tasks that the script requests."""
         new: list[NewTask] = []
         waits: dict[TaskId, tuple[TaskId, ...]] = {}
-        self._loader.renew_results(roots)
+        self._loader.stale.renew_results(roots)
         for event in () if all(map(self.index.is_complete, roots)) else self._loader.load(roots):
             if isinstance(event, Submitted):
                 new += event.tasks
             elif isinstance(event, Finished):
                 waits[event.id] = event.waits
-        self._forgotten = self._loader.take_forgotten()
+        self._forgotten = self._loader.stale.take_forgotten()
         would_run = [task for task in new if task.id not in waits]
         planned = self._planned(would_run)
         running = {task.id for task in would_run}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from toilfn.config.params import chosen
 from toilfn.config.settings import Settings
 from toilfn.errors import FencedError, GraphError, KilledError, StoreExistsError
+from toilfn.files.file import held_by, holds_files
 from toilfn.graph.record import Recorder
 from toilfn.graph.serialize import dumps, loads, resolve
 from toilfn.graph.values import Values
@@ -113,6 +114,7 @@ class WorkflowRun:
         if self.metrics is not None:
             self.store = self.store.over(counted(self.store.objects, self.metrics.traffic))
         self.place = settings.store or self.store.url
+        self._held = held_by(self.store)
         self.index = Index.load(self.store.log)
         self.cluster: Cluster  # set when this process becomes the leader
         self._lease: Lease | None = None
@@ -165,11 +167,14 @@ class WorkflowRun:
             self.index = Index.load(self.store.log)
 
     def __enter__(self) -> WorkflowRun:
+        """Make the store the one of all payloads that are pickled and loaded in the block."""
+        self._held.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._held.__exit__()
         if self._committer is not None:
             self._committer.close()
         if self._lease is not None:
@@ -203,12 +208,6 @@ class WorkflowRun:
 
     def compute(self, wanted: Any, force: Force = NO_FORCE) -> Any:
         """Run what promises need, and return their values."""
-        from toilfn.files.file import held_by
-
-        with held_by(self.store):
-            return self._compute(wanted, force)
-
-    def _compute(self, wanted: Any, force: Force) -> Any:
         recorder = Recorder(self.store)
         with uncollected():
             payload, refs = dumps(wanted, recorder.identify)
@@ -219,26 +218,21 @@ class WorkflowRun:
             _check_known(forced)
             return self._result(payload, refs, Values(self.index.value))
         committer = self._take_the_lead()
-        loader = self._loader(forced)
-        loader.renew_results(refs)
+        loader = self._loader(forced, refs)
         run = self._record(recorder, payload, refs, loader)
         del recorder  # it holds as much as the graph itself
         return self._finish(run, loader, committer)
 
-    def _loader(self, forced: Forced) -> Loader:
+    def _loader(self, forced: Forced, roots: tuple[TaskId, ...]) -> Loader:
+        """Build the loader, for which outcomes that are forced, or that have lost files of the results, do not hold."""
         loader = Loader(self.index, self.settings, self.store.payload)
         # Now no other leader writes: one that led meanwhile may have taken some of these back already.
-        loader.force((id_ for id_ in forced.again if id_ in self.index.outcomes), REASON)
+        loader.stale.force((id_ for id_ in forced.again if id_ in self.index.outcomes), REASON)
+        loader.stale.renew_results(roots)
         return loader
 
     def resume(self, force: Force = NO_FORCE) -> Any:
         """Finish the newest run of the store."""
-        from toilfn.files.file import held_by
-
-        with held_by(self.store):
-            return self._resume(force)
-
-    def _resume(self, force: Force) -> Any:
         run = self.index.runs[-1]
         forced = forced_by_name(force, self.index, run.roots, self.store.open_blob)
         run = run._replace(forced=tuple(dict.fromkeys((*run.forced, *forced.ids))))
@@ -264,9 +258,7 @@ class WorkflowRun:
         with new_place(moved_from(home, here[1]) if home and here else None):
             committer = self._take_the_lead()
             committer.add(encode(run._replace(settings=settings)))  # it has not ended, nor where it began
-            loader = self._loader(forced)
-            loader.renew_results(run.roots)
-            return self._finish(run, loader, committer, resumed=True)
+            return self._finish(run, self._loader(forced, run.roots), committer, resumed=True)
 
     def _has_all(self, roots: tuple[TaskId, ...]) -> bool:
         """Return whether the store has the results of a run, with their files."""
@@ -363,8 +355,6 @@ class WorkflowRun:
     def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
         result = loads(payload, self._load(values, refs))
         if self._temporary:
-            from toilfn.files.file import holds_files
-
             self._keep = holds_files(result)
         return result
 
