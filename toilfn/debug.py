@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +25,6 @@ from toilfn.files.file import files_in
 from toilfn.files.node import attach, code_dir
 from toilfn.graph import options
 from toilfn.graph.code import install
-from toilfn.graph.serialize import loads, resolve
 from toilfn.graph.values import Entry, Values
 from toilfn.ids import TaskId
 from toilfn.model import records
@@ -159,11 +159,11 @@ class _Runner(AttemptRunner):
         self._runs = runs
         self.value: Any = None
 
-    def _call(self, task: records.TaskRecord, payloads: Payloads) -> Any:
-        values = resolve(task.needs, payloads) if task.needs else {}
-        args, kwargs = loads(self.blobs.get(task.args), values)
-        function = self._function(task.function)
-        self._surroundings.restore_environment()
+    def _load(self, task: records.TaskRecord, payloads: Payloads) -> partial[Any]:
+        call = super()._load(task, payloads)
+        return partial(self._stage, call.func, call.args, call.keywords)
+
+    def _stage(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.value = self._make_call(function, args, kwargs)
         return self.value
 

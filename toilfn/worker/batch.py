@@ -1,4 +1,4 @@
-"""The tasks of one message to a worker: decides which comes next, and which cannot run here."""
+"""The tasks of one message to a worker: runs them in order, and decides which of them cannot run here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from toilfn.clusters.base import FRESH_VARIABLE
@@ -16,8 +16,10 @@ from toilfn.graph.serialize import only_reference
 from toilfn.ids import TaskId
 from toilfn.model import records
 from toilfn.protocol import Run
+from toilfn.worker.answers import Answers
 from toilfn.worker.execute import Attempt, AttemptRunner
 from toilfn.worker.payloads import Payloads
+from toilfn.worker.services import Host
 
 __all__ = ["Batch"]
 
@@ -54,10 +56,28 @@ class Batch:
         self._following: Attempt | None = None
         self._head = b""
         self._names: list[TaskId] = []
-        self.refused: list[TaskId] = []
+        self._refused: list[TaskId] = []
         """Tasks that cannot run here, since something before them failed, left work for others or took too long."""
         self.stop = threading.Event()
         """Set when its task, a service, has to stop."""
+
+    def run(self, answers: Answers, wait_for_stop: Callable[[float], bool] | None = None) -> None:
+        """Run the tasks one after the other.
+
+        Parameters
+        ----------
+        answers : Answers
+            Gets the results.
+        wait_for_stop : callable, optional
+            Waits for the end of a service; see `Host.wait`. By default, it is `stop` that ends a service.
+        """
+        host = Host(answers.started, wait_for_stop or self.stop.wait)
+        while (attempt := self.next()) is not None:
+            answers.begin()
+            result = self._executor.run(attempt, self.payloads, host)
+            answers.add(records.encode(result), self.ended(attempt, result))
+        if self._refused:
+            answers.returned(self._take_refused)
 
     def next(self) -> Attempt | None:
         """Take the task to run now; None at the end."""
@@ -73,7 +93,7 @@ class Batch:
                 self._names = [task.id] if task.id in self._wanted else []
                 return attempt
             self._incomplete.add(task.id)
-            self.refused.append(task.id)
+            self._refused.append(task.id)
         return None
 
     def recall(self) -> list[TaskId]:
@@ -83,9 +103,8 @@ class Batch:
             taken.append(attempt.task.id)
         return taken
 
-    def take_refused(self) -> list[TaskId]:
-        """Return the refused tasks, once."""
-        refused, self.refused = self.refused, []
+    def _take_refused(self) -> list[TaskId]:
+        refused, self._refused = self._refused, []
         return refused
 
     def ended(self, attempt: Attempt, result: records.Outcome | records.Failure) -> TaskId | None:

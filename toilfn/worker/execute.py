@@ -12,6 +12,7 @@ import traceback
 from bdb import BdbQuit
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from toilfn.clusters.local.channel import Doing, Slot
@@ -322,7 +323,7 @@ class AttemptRunner:
         self._surroundings.enter(task.id, meter.start, context.cores, variables, directory)
         try:
             with context, files, self._only_this_process:
-                value = self._call(task, payloads)
+                value = self._load(task, payloads)()
                 if options.SERVICE in settings:
                     self._serve(value, task.id, host, settings[options.SERVICE])
                     value = None
@@ -361,12 +362,13 @@ class AttemptRunner:
             )
         )
 
-    def _call(self, task: records.TaskRecord, payloads: Payloads) -> Any:
+    def _load(self, task: records.TaskRecord, payloads: Payloads) -> partial[Any]:
+        """Return the task's function together with its arguments."""
         function = self._function(task.function)
         values = resolve(task.needs, payloads) if task.needs else {}
         args, kwargs = loads(self.blobs.get(task.args), values)
         self._surroundings.restore_environment()
-        return function(*args, **kwargs)
+        return partial(function, *args, **kwargs)
 
     def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
         def announce(value: Any) -> None:

@@ -14,7 +14,6 @@ from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
 from toilfn.worker.capture import NoCapture
 from toilfn.worker.execute import AttemptRunner
-from toilfn.worker.main import work
 from toilfn.worker.surroundings import Surroundings, put_back, replace_variables
 
 __all__ = ["InProcess", "InThread", "executor_here"]
@@ -42,7 +41,7 @@ class InProcess:
         """Run a batch; return the answers that a worker would have sent."""
         said: list[bytes] = []
         answers = Answers(said.append)
-        work(Batch(self._executor, expect(Run, message)), self._executor, answers)
+        Batch(self._executor, expect(Run, message)).run(answers)
         answers.done()
         return said
 
@@ -81,7 +80,7 @@ class InThread:
 
     def _run(self) -> None:
         try:
-            work(self._batch, self._executor, self._answers)
+            self._batch.run(self._answers)
             self._answers.flush()
         finally:
             self._executor.close()

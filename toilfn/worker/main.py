@@ -36,7 +36,6 @@ from toilfn.errors import StoreError, ToilfnError
 from toilfn.files import node
 from toilfn.files.scratch import CODE_VARIABLE, absolute_places, sweep
 from toilfn.graph.serialize import Main
-from toilfn.model.records import encode
 from toilfn.protocol import Open, Recall, Run, Stop
 from toilfn.stdio import flush, open_closed_descriptors, report, report_error
 from toilfn.stores import Store, is_local, open_store
@@ -47,10 +46,10 @@ from toilfn.worker.execute import AttemptRunner
 from toilfn.worker.live import Backup, Live, Tail, Warnings
 from toilfn.worker.passed import adopt_environment, check_versions, read_ref
 from toilfn.worker.payloads import BlobCache
-from toilfn.worker.services import Host, StoreWish
+from toilfn.worker.services import StoreWish
 from toilfn.worker.surroundings import Surroundings, in_forked_children
 
-__all__ = ["main", "start", "work"]
+__all__ = ["main", "start"]
 
 _logger = logging.getLogger(__name__)
 
@@ -71,19 +70,6 @@ _RUNS_LOOKED_AT = 50
 
 class Terminated(BaseException):
     """The process was asked to end: deferred calls are made and temporary directories removed on the way out."""
-
-
-def work(
-    batch: Batch, executor: AttemptRunner, answers: Answers, wait_for_stop: Callable[[float], bool] | None = None
-) -> None:
-    """Run the tasks of a batch; a service stops when `Batch.stop` is set, or when `wait_for_stop` says so."""
-    host = Host(answers.started, wait_for_stop or batch.stop.wait)
-    while (attempt := batch.next()) is not None:
-        answers.begin()
-        result = executor.run(attempt, batch.payloads, host)
-        answers.add(encode(result), batch.ended(attempt, result))
-    if batch.refused:
-        answers.returned(batch.take_refused)
 
 
 class Reporter:
@@ -180,27 +166,24 @@ class WarmWorker:
 
     def run(self) -> None:
         """Work until the leader closes the wire."""
-        threading.Thread(target=self._listen_or_die, name="toilfn-listener", daemon=True).start()
+        threading.Thread(target=self._listen, name="toilfn-listener", daemon=True).start()
         self._wire.send(protocol.READY)
         while (batch := self._batches.get()) is not None:
-            work(batch, self._executor, self._answers)
+            batch.run(self._answers)
             self._batch = None  # before the leader learns that we are done and sends the next batch
             self._answers.done()
 
     def _listen(self) -> None:
-        with suppress(OSError):  # the leader is gone
-            while self._hear():
-                self._reporter.report()
-        # The main thread is in user code, which may never return, and no leader is left that needs the result.
-        if self._batch is not None:
-            _kill_group()
-        self._batches.put(None)
-
-    def _listen_or_die(self) -> None:
-        """Listen, and end the process if that fails: the leader could not reach it, and it would wait for ever."""
+        """Take the leader's messages and report, until the leader is gone."""
         try:
-            self._listen()
-        except BaseException:
+            with suppress(OSError):  # the leader is gone
+                while self._hear():
+                    self._reporter.report()
+            # The main thread is in user code, which may never return, and no leader is left that needs the result.
+            if self._batch is not None:
+                _kill_group()
+            self._batches.put(None)
+        except BaseException:  # the leader could not reach this process, which would wait for ever
             _crash()
 
     def _hear(self) -> bool:
@@ -265,7 +248,7 @@ def serve_batch(url: str, name: str) -> None:
     reporter = Reporter(slot, answers, _STORE_PERIOD, tail, live, executor.look)
     threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
     try:
-        work(Batch(executor, order), executor, answers, StoreWish(store, name).wait)
+        Batch(executor, order).run(answers, StoreWish(store, name).wait)
         answers.finish()
     finally:
         executor.close()
