@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from toilfn.ids import BatchId, TaskId
+from toilfn.scheduler.events import Submit
 from toilfn.scheduler.packing import Shape
 from toilfn.scheduler.running import Draft
 from toilfn.scheduler.state import SchedulerState
@@ -27,6 +28,7 @@ class Drafting:
         self._pool = state.pool
         self._ready = state.ready
         self._durations = state.durations
+        self._running = state.running
         self._services = state.services
         self._unresolved = state.unresolved
         self._alone = state.alone
@@ -39,8 +41,8 @@ class Drafting:
         """Forget a task that has an outcome."""
         self._alone.discard(id)
 
-    def draft(self, shape: Shape, *, only_urgent: bool = False, most: int | None = None) -> Draft:
-        """Build a batch of ready tasks of a shape, of which there is one at least; they are running then.
+    def start(self, shape: Shape, now: float, *, only_urgent: bool = False, most: int | None = None) -> Submit:
+        """Start a batch of ready tasks of a shape, of which there is one at least.
 
         It has at most `most` of them, and those that follow them.
         """
@@ -60,7 +62,7 @@ class Drafting:
             count += 1
             if count == most:
                 break
-        return draft
+        return self._running.begin(draft, now)
 
     @property
     def _spare_batches(self) -> int:

@@ -451,7 +451,7 @@ class Scheduler:
             commands += self._start_few(now)
         else:
             while (shape := self._ready.choose(self._pool)) is not None:
-                commands.append(self._running.begin(self._drafting.draft(shape), now))
+                commands.append(self._drafting.start(shape, now))
         commands += self._running.due(now, is_all_started=not self._ready)
         self._unblock(commands)
         return commands
@@ -460,9 +460,9 @@ class Scheduler:
         """Start only tasks that other tasks led to; if nothing runs, start one task."""
         while (shape := self._ready.choose_urgent(self._pool)) is not None:
             if self._drafting.next(shape, only_urgent=True) is not None:
-                yield self._running.begin(self._drafting.draft(shape, only_urgent=True), now)
+                yield self._drafting.start(shape, now, only_urgent=True)
         if not self._state.counts[State.RUNNING] and (shape := self._ready.choose(self._pool)) is not None:
-            yield self._running.begin(self._drafting.draft(shape, most=1), now)
+            yield self._drafting.start(shape, now, most=1)
 
     def _admit(self, commands: list[Command]) -> None:
         """Admit users to the services that they request."""
