@@ -17,8 +17,8 @@ from tests.servers.fixtures import kubernetes, kubernetes_server, radosgw_server
 from tests.servers.kubernetes import IMAGE, Kubernetes
 from tests.servers.radosgw import RadosGateway
 from toilfn.config.settings import Settings
+from toilfn.leader.batches import resources
 from toilfn.leader.cluster_context import worker_memory
-from toilfn.leader.jobs import BatchMessages
 from toilfn.resources import Resources
 from toilfn.scheduler.events import Submit
 
@@ -138,9 +138,7 @@ def test_the_example_that_sorts_a_file_works_in_a_bucket(
 def test_jobs_ask_for_their_workers_memory_too(given: str | None, is_local: bool, expected: int) -> None:
     added = worker_memory(Settings.resolve(worker_memory=given), is_local=is_local)
     assert added == expected
-    nothing: Any = None
-    orders = BatchMessages(nothing, nothing, {}, nothing, added)
-    asked = orders.resources(Submit(1, (bytes(16),), Resources(memory=1 << 30, walltime=60.0), 90.0))
+    asked = resources(Submit(1, (bytes(16),), Resources(memory=1 << 30, walltime=60.0), 90.0), added)
     assert asked == Resources(memory=(1 << 30) + expected, walltime=90.0)
-    unlimited = orders.resources(Submit(1, (bytes(16),), Resources(memory=1 << 30, walltime=60.0), None))
+    unlimited = resources(Submit(1, (bytes(16),), Resources(memory=1 << 30, walltime=60.0), None), added)
     assert unlimited == Resources(memory=(1 << 30) + expected, walltime=60.0)

@@ -38,7 +38,7 @@ def written():
 
 @pytest.fixture
 def jobs(written):
-    return Jobs(None, written, Messages(), None, "2")
+    return Jobs(None, written, None)
 
 
 def adopted(jobs, live, void=()):

@@ -22,6 +22,7 @@ from toilfn.files.transfer import local_path
 from toilfn.graph.values import Values
 from toilfn.ids import TaskId
 from toilfn.leader.abandoned import Earlier, outlives_leaders
+from toilfn.leader.batches import Names
 from toilfn.leader.callbacks import TERMINATED, BadWorkers, Callbacks, Interrupts, ScarceDisk, interrupted_run
 from toilfn.leader.cluster_context import (
     capped,
@@ -35,7 +36,6 @@ from toilfn.leader.cluster_context import (
 from toilfn.leader.committer import Committer, Ledger
 from toilfn.leader.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.leader.intermediates import Intermediates, remove_garbage
-from toilfn.leader.jobs import Names
 from toilfn.leader.leader import Leader
 from toilfn.leader.loading import Loader
 from toilfn.leader.mailbox import Mailbox, StoreMailbox

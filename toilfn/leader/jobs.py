@@ -13,101 +13,25 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from toilfn import protocol
 from toilfn.clusters.base import LOG_LIMIT, Batch, Cluster, JobId, JobState, Refusal, SubmissionError, Update
-from toilfn.graph.values import Values
 from toilfn.ids import BatchId, TaskId
+from toilfn.leader.batches import BatchBuilder
 from toilfn.leader.committer import Committer
-from toilfn.leader.loading import TaskRecords
-from toilfn.leader.mailbox import Mailbox
 from toilfn.model import records
-from toilfn.model.records import BlobRef, encode
-from toilfn.protocol import Run, limits
+from toilfn.model.records import encode
 from toilfn.resources import Resources
 from toilfn.scheduler.events import Submit
 from toilfn.units import format_duration
 
 __all__ = [
-    "BatchMessages", "Jobs", "Names", "Parcel", "Queued", "Refused", "Sent", "SubmittedBatch", "Submitting", "Waiting",
+    "Jobs", "Parcel", "Queued", "Refused", "Sent", "SubmittedBatch", "Submitting", "Waiting",
 ]  # fmt: skip
 
 _log = logging.getLogger(__name__)
-
-
-class Names(NamedTuple):
-    """The name of this workflow's jobs on the cluster, and the prefix of the names of this leader's batches."""
-
-    workflow: str
-    batches: str
-
-
-@dataclass
-class BatchMessages:
-    """Builds the messages to workers, and the description of each batch for the cluster.
-
-    Attributes
-    ----------
-    tasks : TaskRecords
-    values : Values
-        The values of tasks, for the tasks that need them.
-    attempts : mapping
-        How often each task has failed so far.
-    shape : callable
-        Returns the resources that a task requests now.
-    worker_memory : int
-        The bytes that a job requests on top of its tasks' memory.
-    """
-
-    tasks: TaskRecords
-    values: Values
-    attempts: Mapping[TaskId, int]
-    shape: Callable[[TaskId], Resources]
-    worker_memory: int = 0
-
-    def resources(self, submit: Submit) -> Resources:
-        """Return what the job requests: what the largest of its tasks does and its worker needs, for as long as all of
-        them need."""
-        shape, walltime = submit.shape, submit.walltime
-        if walltime is None and not self.worker_memory:
-            return shape
-        memory = shape.memory + self.worker_memory
-        return replace(shape, memory=memory, walltime=shape.walltime if walltime is None else walltime)
-
-    def message(self, submit: Submit, *, is_watched: bool) -> bytes:
-        """Build the message for the worker; `is_watched`: whether the cluster sees to each task's walltime itself."""
-        within = set(submit.ids)
-        tasks, needs, functions = [], [], {}
-        for id_ in submit.ids:
-            data = self.tasks.encoded(id_)
-            task = records.decode(data)
-            assert isinstance(task, records.TaskRecord)
-            tasks.append((data, self.attempts.get(id_, 0) + 1, limits(self.shape(id_))))
-            needs += [need for need in task.needs if need not in within]
-            functions[task.function] = self.tasks.function(task)
-        walltime = None if is_watched else submit.walltime
-        functions_used = [encode(function) for function in functions.values()]
-        return protocol.encode(Run(tasks, self.values.closure(needs), functions_used, walltime))
-
-    def functions(self, submit: Submit) -> set[BlobRef]:
-        """List the blobs that a batch's functions are in."""
-        return {self.tasks.function(self.tasks.get(id_)).payload for id_ in submit.ids}
-
-    def label(self, submit: Submit) -> str:
-        """Name a batch for people."""
-        first = self.tasks.name(submit.ids[0])
-        return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
-
-    def is_service(self, submit: Submit) -> bool:
-        """Return whether a batch is a service, which is alone in its batch."""
-        return self.tasks.is_service(submit.ids[0])
-
-
-_MOST, _MUCH = 16, 256 * 1024
-"""How many messages are kept together at most, and how many bytes are enough: each worker reads all of them."""
 
 
 @dataclass(slots=True)
@@ -174,26 +98,13 @@ class Jobs:
     cluster : Cluster
         Opened.
     committer : Committer
-    mailbox : Mailbox
-        For a cluster that is not direct.
-    batch_messages : BatchMessages
-    name : str
-        The beginning of the names of batches: unique to this leader.
-
-    Attributes
-    ----------
-    newest : str
-        The name of the batch that was sent last.
+    builder : BatchBuilder
     """
 
-    def __init__(
-        self, cluster: Cluster, committer: Committer, mailbox: Mailbox, batch_messages: BatchMessages, name: str
-    ) -> None:
+    def __init__(self, cluster: Cluster, committer: Committer, builder: BatchBuilder) -> None:
         self._cluster = cluster
         self._committer = committer
-        self._mailbox = mailbox
-        self._messages = batch_messages
-        self._name = name
+        self._builder = builder
         # Every batch from its submission to its end is in `_submitted`. It is in `_by_job` as well as soon as the
         # cluster has returned a job for it, and in `_ids` until then.
         self._submitted: dict[BatchId, SubmittedBatch] = {}
@@ -201,7 +112,6 @@ class Jobs:
         """The tasks of batches that the cluster has not accepted yet."""
         self._by_job: dict[JobId, SubmittedBatch] = {}
         self._submitting = Submitting(cluster)
-        self.newest = f"{name}-0"
 
     def __bool__(self) -> bool:
         return bool(self._submitted)
@@ -228,8 +138,8 @@ class Jobs:
         return self._submitted[id_]
 
     def submit(self, submits: Sequence[Submit]) -> None:
-        """Send batches to the cluster, all at once."""
-        batches = list(self._prepare(submits))
+        """Build batches, and send them to the cluster, all at once."""
+        batches = list(self._builder.build(submits))
         for submit, batch in zip(submits, batches, strict=True):
             service = submit.ids[0] if batch.is_service else None
             self._submitted[submit.batch] = SubmittedBatch(submit.batch, batch.name, None, service=service)
@@ -284,34 +194,6 @@ class Jobs:
         self.add(submitted, self._ids.pop(parcel.id))
         if submitted.is_unwanted:
             self._cluster.kill([job])
-
-    def _prepare(self, submits: Iterable[Submit]) -> Iterator[Batch]:
-        """Build batches, and store the messages of several in one object, since stores may charge for each object."""
-        group: list[Submit] = []
-        messages: list[bytes] = []
-        for submit in submits:
-            group.append(submit)
-            messages.append(self._messages.message(submit, is_watched=self._cluster.capabilities.direct))
-            if len(group) == _MOST or sum(map(len, messages)) > _MUCH:
-                yield from self._group(group, messages)
-                group, messages = [], []
-        if group:
-            yield from self._group(group, messages)
-
-    def _group(self, group: Sequence[Submit], messages: Sequence[bytes]) -> Iterator[Batch]:
-        name = f"{self._name}-{group[0].batch}"
-        direct = self._cluster.capabilities.direct
-        if not direct:
-            self._mailbox.put(name, messages, set().union(*map(self._messages.functions, group)))
-        for place, (submit, message) in enumerate(zip(group, messages, strict=True)):
-            self.newest = f"{name}-{place}"
-            yield Batch(
-                self.newest,
-                self._messages.label(submit),
-                self._messages.resources(submit),
-                message if direct else b"",
-                self._messages.is_service(submit),
-            )
 
     def add(self, submitted: SubmittedBatch, ids: Sequence[TaskId]) -> None:
         """Add a batch that the cluster has, and record its job and tasks in the log."""

@@ -40,11 +40,12 @@ from toilfn.errors import ClusterError, ResourceError
 from toilfn.graph.values import Values
 from toilfn.ids import BatchId, Cause, TaskId
 from toilfn.leader.abandoned import Earlier, adopt
+from toilfn.leader.batches import BatchBuilder, Names
 from toilfn.leader.callbacks import Callbacks
 from toilfn.leader.committer import Ledger
 from toilfn.leader.failures import Failures, too_large
 from toilfn.leader.intermediates import CheckpointRecords, Drops, descendants, files_of
-from toilfn.leader.jobs import BatchMessages, Jobs, Names, Queued, SubmittedBatch, Waiting
+from toilfn.leader.jobs import Jobs, Queued, SubmittedBatch, Waiting
 from toilfn.leader.loading import TaskRecords
 from toilfn.leader.mailbox import LostJobAnswers, Mailbox, OutputMessages, ServiceMessages, never_ran
 from toilfn.model import records
@@ -143,8 +144,11 @@ class Leader:
         self.tasks = TaskRecords(index, loader)
         self.values = Values(index.value)
         self._failures = Failures(committer, self._report_failure, self._too_large, scheduler.shape, worker_memory)
-        batch_messages = BatchMessages(self.tasks, self.values, self._failures.attempts, scheduler.shape, worker_memory)
-        self._jobs = Jobs(cluster, committer, mailbox, batch_messages, names.batches)
+        self._builder = BatchBuilder(
+            self.tasks, self.values, self._failures.attempts, scheduler.shape,
+            mailbox, names.batches, cluster.capabilities.direct, worker_memory,
+        )  # fmt: skip
+        self._jobs = Jobs(cluster, committer, self._builder)
 
     @property
     def failures(self) -> tuple[records.Failure, ...]:
@@ -388,7 +392,7 @@ class Leader:
         # Restrict the running batches before the record names the newest of them: no batch up to it can bring a void
         # outcome back, and batches after it have a right to report the same tasks again.
         self._jobs.restrict(self._scheduler.left, set(void))
-        self._committer.add(encode(records.Forget(tuple(void), self._jobs.newest)))
+        self._committer.add(encode(records.Forget(tuple(void), self._builder.newest)))
         self._remove_later(tuple(files))
         self._loader.encoded[command.id] = record
         self._drops.rolled_back(void, self.tasks.get(command.id))
