@@ -12,15 +12,17 @@ builds the `Leader`. So there are two objects on the way: `WorkflowRun` knows th
 
 * The *scheduler* (`toilfn/scheduler/`) is a state machine without clock, threads or files. It takes in events, such as
   `Submitted` and `Finished`, and returns commands, such as `Submit` and `Retry`.
-* The *cluster* (`toilfn/clusters/`) turns batches into jobs and knows nothing of tasks. `Jobs` builds the batches from
-  `Submit` commands: each is a message with records, values and functions. `Cluster.poll` returns news of jobs.
+* The *cluster* (`toilfn/clusters/`) turns batches into jobs and knows nothing of tasks. `BatchBuilder` builds them from
+  `Submit` commands: each has a message with records, values and functions. `Jobs` knows which of them the cluster has,
+  and `Cluster.poll` returns news of them.
 * The *committer* is a thread that appends records to the log. A task is done when its outcome is in the log.
 
 Each turn dispatches what can start, submits it, waits up to 0.2 s for news, and turns each message of a worker into an
 event (`_hear`), whose commands it obeys (`_obey`). Outcomes bring new tasks, which join the graph in the same way.
 
-**The worker** (`worker/main.py`) is another process. It decodes the batch; for each task it makes a directory, loads
-the function and the arguments, calls the function, and sends the outcome or the failure (`worker/execute.py`).
+**The worker** (`worker/main.py`) is another process. It decodes the batch, which runs its tasks one after the other
+(`Batch.run`): for each, `AttemptRunner.run` (`worker/execute.py`) makes a directory, loads the function and the
+arguments, calls the function, and returns the outcome or the failure, which the worker sends to the leader.
 
 **The end.** When nothing is ready or runs, the loop ends; `drive.lead` closes the cluster and raises what went wrong;
 `WorkflowRun` writes an `End` record and loads the values of the roots. If this process dies before that, the log says
