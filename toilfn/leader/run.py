@@ -167,7 +167,7 @@ class WorkflowRun:
             self.index = Index.load(self.store.log)
 
     def __enter__(self) -> WorkflowRun:
-        """Make the store the one of all payloads that are pickled and loaded in the block."""
+        """Resolve files in payloads that are pickled and loaded in the block to the store, as `held_by` does."""
         self._held.__enter__()
         return self
 
