@@ -154,8 +154,7 @@ class AmazonCloud:
         except AmazonRefusalError as error:
             if error.code == "InvalidInstanceType":
                 raise InputError(
-                    f"cluster {self.name}: region {self.region} does not have one of the machine types: "
-                    f"{error.message}",
+                    f"cluster {self.name}: region {self.region} lacks one of the machine types: {error.message}",
                     hint=f"list its types: aws ec2 describe-instance-type-offerings --region {self.region}",
                 ) from None
             raise
