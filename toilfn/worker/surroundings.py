@@ -74,6 +74,7 @@ class Surroundings:
         self._state = None if is_shared else ProcessState(is_worker=is_worker)
         self.start = os.environ.get(START_VARIABLE, "")
         """The directory in which the script was started."""
+        self._search_paths = _absolute_search_paths(self.start) if self.start else {}
         self._traces = None if is_shared else AttemptTraces.of_environment()
         self._own_directory = os.environ.get(OWN_DIRECTORY_VARIABLE, "1") != "0"
 
@@ -106,10 +107,12 @@ class Surroundings:
                 self._state.take()
         if self._traces is not None:
             self._trace(self._traces, task, start)
-        if variables:
-            self._replaced |= replace_variables(variables)
         if directory >= 0:
             os.fchdir(directory)
+            if self._search_paths:
+                variables = {**self._search_paths, **variables}
+        if variables:
+            self._replaced |= replace_variables(variables)
 
     def _trace(self, traces: AttemptTraces, task: TaskId, start: float) -> None:
         if self._is_worker and self._state is not None:
@@ -137,6 +140,21 @@ class Surroundings:
         self._replaced = {}
         if self._state is not None:
             self._state.restore()
+
+
+_SEARCH_PATHS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "CLASSPATH", "PERL5LIB", "R_LIBS", "R_LIBS_USER")
+"""Environment variables with lists of folders in which commands look for programs and modules."""
+
+
+def _absolute_search_paths(start: str) -> dict[str, str]:
+    """Return the variables that have relative folders, with what these mean in a directory."""
+    found = {}
+    for name in _SEARCH_PATHS:
+        parts = os.environ.get(name, "").split(os.pathsep)
+        whole = os.pathsep.join(os.path.normpath(os.path.join(start, part)) if part else part for part in parts)
+        if any(part and not os.path.isabs(part) for part in parts):
+            found[name] = whole
+    return found
 
 
 def replace_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
