@@ -13,14 +13,19 @@ from toilfn.errors import StoreError
 from toilfn.stores import open_store
 
 FLOW = """
-import os, sys
+import os, subprocess, sys
 from pathlib import Path
 import toilfn as toil
 
 
 @toil.task(retries=0)
 def make():
-    Path("out.txt").write_text("content")
+    with open("out.txt", "w") as file:
+        if name := os.environ.get("SHOW"):
+            os.environ.pop(name, None)
+            subprocess.run([sys.executable, "-c", f"import os; print(os.environ[{name!r}], end='')"], stdout=file)
+        else:
+            file.write("content")
     return Path("out.txt")
 
 
@@ -55,6 +60,13 @@ def test_a_relative_place_in_the_environment_is_below_the_directory_of_the_start
     tmp_path: Path, variable: str, place: str, cluster: str
 ) -> None:
     assert start(tmp_path, "../store", cluster, **{variable: place}) == "content"
+
+
+@pytest.mark.parametrize("cluster", ["local", "inline"])
+def test_programs_that_tasks_start_find_modules_in_a_relative_folder_of_the_start(tmp_path: Path, cluster: str) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "sitecustomize.py").write_text("import os; os.environ['FOUND'] = 'in lib'\n")
+    assert start(tmp_path, "../store", cluster, PYTHONPATH="../lib", SHOW="FOUND") == "in lib"
 
 
 @pytest.mark.parametrize("cluster", ["local", "inline"])

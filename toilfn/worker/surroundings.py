@@ -147,7 +147,7 @@ _SEARCH_PATHS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "CLASSPATH", "PERL5LIB
 
 
 def _absolute_search_paths(start: str) -> dict[str, str]:
-    """Return the variables that have relative folders, with what these mean in a directory."""
+    """Return the variables that contain relative folders, with these folders joined to a directory."""
     found = {}
     for name in _SEARCH_PATHS:
         parts = os.environ.get(name, "").split(os.pathsep)
