@@ -13,7 +13,6 @@ import logging
 import math
 import re
 import secrets
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -124,26 +123,9 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start jobs, those of one shape as an array. See `Cluster.submit`."""
-        shapes: defaultdict[Resources, list[Batch]] = defaultdict(list)
-        for batch in batches:
-            shapes[batch.resources].append(batch)
         most = min(int(self.settings.get("max_array_size", ARRAY_LIMIT)), ARRAY_LIMIT)
-        self._end_doubtful(batches)
-        parts = [portion for group in shapes.values() for portion in job_portions(group, most)]
-        jobs = self.one_by_one(parts, self._submit)
+        jobs = self.one_by_one(self.parts(batches, lambda group: job_portions(group, most)), self._submit)
         return [jobs[batch.name] for batch in batches]
-
-    def _end_doubtful(self, batches: Sequence[Batch]) -> None:
-        """End doubtful array submissions (see `PolledCluster._doubtful`) whose batches are submitted again.
-
-        The batches may now be in other arrays, so the earlier array cannot be reused. A doubtful submission of a single
-        batch can: `submit_once` finds it by its name.
-        """
-        names = {batch.name for batch in batches}
-        for key in [key for key in self._doubtful if len(key) > 1 and not names.isdisjoint(key)]:
-            if found := self.retry_until_answered(lambda key=key: self.namesakes(self._doubtful[key])):  # type: ignore[misc]
-                self.end(found)
-            del self._doubtful[key]
 
     def namesakes(self, name: str) -> list[JobId]:
         """Return the ids of all live jobs with a name; an array has one id."""

@@ -18,7 +18,7 @@ import sys
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -253,30 +253,13 @@ class CommandCluster(PolledCluster[_Live]):
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start jobs, those of one shape as an array. See `Cluster.submit`."""
-        jobs = self.one_by_one(self._parts(batches), lambda portion: self._submit(portion[0].resources, portion))
+        most = self._array_limit if self.capabilities.arrays else 1
+        parts = self.parts(batches, lambda group: portions(group, most))
+        jobs = self.one_by_one(parts, lambda portion: self._submit(portion[0].resources, portion))
         return [jobs[batch.name] for batch in batches]
 
-    def _parts(self, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
-        """Group batches by shape, each group small enough for one submission.
-
-        Batches of a doubtful submission (`PolledCluster._doubtful`) form a group of their own, so that `_submit` can
-        find that submission by its name. If only some of them are passed to `submit`, the doubtful submission is ended.
-        """
-        waiting = {batch.name: batch for batch in batches}
-        for names in list(self._doubtful):
-            if waiting.keys() >= set(names):
-                yield [waiting.pop(name) for name in names]
-            elif not waiting.keys().isdisjoint(names):
-                self._end_doubtful(names)
-        shapes: dict[Resources, list[Batch]] = {}
-        for batch in waiting.values():
-            shapes.setdefault(batch.resources, []).append(batch)
-        most = self._array_limit if self.capabilities.arrays else 1
-        for group in shapes.values():
-            yield from portions(group, most)
-
-    def _end_doubtful(self, names: tuple[str, ...]) -> None:
-        """End a doubtful submission, because its batches are now part of other submissions."""
+    def end_doubtful(self, names: tuple[str, ...]) -> None:
+        """End a doubtful submission. See `PolledCluster.end_doubtful`."""
         if base := self.retry_until_answered(lambda: self._listed(self._doubtful[names])):
             self._end_duplicates([base])
         del self._doubtful[names]

@@ -13,16 +13,16 @@ import re
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from toilfn.clusters.base import Cluster, JobId, JobState, Refusal, RunContext, SubmissionError, Update
+from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Refusal, RunContext, SubmissionError, Update
 from toilfn.clusters.common.commands import CredentialsError, UnavailableError, retried
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
-from toilfn.resources import Capacity
+from toilfn.resources import Capacity, Resources
 from toilfn.units import format_duration, parse_duration
 
 __all__ = ["COMMAND", "START_PATIENCE", "Found", "LiveJob", "PolledCluster"]
@@ -279,6 +279,38 @@ class PolledCluster(Cluster, Generic[L]):
             raise
         self._note_answer()
         return answer
+
+    def parts(
+        self, batches: Sequence[Batch], split: Callable[[Sequence[Batch]], Iterable[Sequence[Batch]]]
+    ) -> Iterator[Sequence[Batch]]:
+        """Group batches into submissions.
+
+        Batches of a doubtful submission (see `_doubtful`) form a group of their own, so that this submission can be
+        found by its name. If only some of them are passed, the doubtful submission is ended.
+
+        Parameters
+        ----------
+        batches : sequence of Batch
+        split : callable
+            Splits batches of one shape into submissions that the system accepts.
+        """
+        waiting = {batch.name: batch for batch in batches}
+        for names in list(self._doubtful):
+            if waiting.keys() >= set(names):
+                yield [waiting.pop(name) for name in names]
+            elif not waiting.keys().isdisjoint(names):
+                self.end_doubtful(names)
+        shapes: dict[Resources, list[Batch]] = {}
+        for batch in waiting.values():
+            shapes.setdefault(batch.resources, []).append(batch)
+        for group in shapes.values():
+            yield from split(group)
+
+    def end_doubtful(self, names: tuple[str, ...]) -> None:
+        """End a doubtful submission, because its batches are now part of other submissions."""
+        if found := self.retry_until_answered(lambda: self.namesakes(self._doubtful[names])):
+            self.end(found)
+        del self._doubtful[names]
 
     def one_by_one(self, parts: Iterable[T], create: Callable[[T], Mapping[str, JobId]]) -> dict[str, JobId]:
         """Submit parts one after another, and return all jobs by the names of their batches.

@@ -210,6 +210,20 @@ def test_a_submission_whose_answer_was_lost_in_a_long_outage_is_found_when_it_is
     assert end_of(cluster, job).cause is None
 
 
+@pytest.mark.parametrize(("lost", "again", "sent"), [("a", "ab", 2), ("ab", "bac", 2), ("ab", "b", 2), ("ab", "ab", 1)])
+def test_batches_of_a_doubtful_submission_never_run_twice(opened, lost, again, sent):
+    cluster = opened("exec sleep 600", patience=0)
+    cluster._amazon = LosesAnswers(cluster._amazon, 1)
+    with pytest.raises(SubmissionError):
+        cluster.submit(named(*lost))
+    jobs = cluster.submit(named(*again))
+    names = cluster._amazon.sent
+    assert len(names) == sent
+    known = {job.partition(":")[0] for job in jobs}
+    wait_for(lambda: {job for name in names for job in cluster.namesakes(name)} <= known, "other jobs to end")
+    assert len(set(jobs)) == len(again)
+
+
 def test_the_job_definition_is_made_once_and_used_again(opened, batch):
     first, second = opened(), opened()
     name, _ = awsjobs.definition(first.settings)
