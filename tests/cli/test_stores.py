@@ -158,7 +158,7 @@ def test_clean_leaves_a_store_that_is_used_between_the_list_and_the_removal(
         open_store(old / "done").log.append([encode(epoch(2))])
         return True
 
-    monkeypatch.setattr("toilfn.cli.clean._agreed", confirm)
+    monkeypatch.setattr("toilfn.cli.clean._confirmed", confirm)
     assert main(["clean", "--older-than", "30d", str(old)]) == 0
     assert [(old / name).exists() for name in ("done", "lab/failed")] == [True, False]
     assert "done is left alone: a leader has used it in the meantime" in capsys.readouterr().err

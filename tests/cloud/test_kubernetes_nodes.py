@@ -15,7 +15,7 @@ from tests.servers.fixtures import kubernetes, kubernetes_server
 from tests.servers.kubernetes import PORT
 from tests.servers.kubernetes_node import MERGE, SIZE, Api, Nodes
 from tests.servers.machine import wait_for
-from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS, departing, undisturbed
+from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS, disruption_annotations, reason_for_leaving
 from toilfn.ids import Cause
 from toilfn.resources import Resources
 
@@ -111,10 +111,10 @@ def test_draining_a_node_costs_its_tasks_nothing(pool, tmp_path):
 )
 def test_a_node_that_is_emptied_or_may_be_taken_away_is_known_by_its_taints_and_labels(node, why):
     node.setdefault("metadata", {})["name"] = "n1"
-    found = departing(node, PREEMPTIBLE_LABELS)
+    found = reason_for_leaving(node, PREEMPTIBLE_LABELS)
     assert why in found
     assert bool(found) == bool(why)
 
 
 def test_autopilot_does_not_get_what_it_refuses_for_spot_machines():
-    assert undisturbed(Resources(preemptible=True)) == {"karpenter.sh/do-not-disrupt": "true"}
+    assert disruption_annotations(Resources(preemptible=True)) == {"karpenter.sh/do-not-disrupt": "true"}

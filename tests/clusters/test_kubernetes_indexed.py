@@ -97,7 +97,7 @@ def test_lists_longer_than_a_page_are_whole(fake, cluster, tmp_path, monkeypatch
 
 def test_a_pod_whose_node_is_gone_for_good_is_lost(fake, cluster, tmp_path, monkeypatch):
     """Kubernetes marks it as deleted; nobody is left to say that it has ended."""
-    monkeypatch.setattr(module, "_LEAVING", -29.0)
+    monkeypatch.setattr(module, "_DELETION_TIME", -29.0)
     jobs = submit(cluster, "wait-0")
     wait_running(cluster, jobs)
     fake.nodes.is_stopped.set()

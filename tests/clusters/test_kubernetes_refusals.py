@@ -371,8 +371,8 @@ def test_pods_that_wait_for_a_quota_are_one_warning_whatever_their_names(fake, t
 def test_whether_a_quota_can_ever_be_enough(requested, limited, is_final):
     used = ",".join(f"{pair.partition('=')[0]}=0" for pair in requested.split(","))
     said = f"exceeded quota: q, requested: {requested}, used: {used}, limited: {limited}"
-    assert verdict.is_final(said) is is_final
-    assert not verdict.is_final("exceeded quota")
+    assert verdict.exceeds_whole_quota(said) is is_final
+    assert not verdict.exceeds_whole_quota("exceeded quota")
 
 
 # Refusals of one job, and what is wrong in settings.
