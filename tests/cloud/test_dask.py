@@ -180,7 +180,7 @@ def test_a_run_that_fails_removes_the_machines(machines, tmp_path):
 
 
 def test_a_cluster_and_a_description_exclude_each_other():
-    with pytest.raises(InputError, match="not both"):
+    with pytest.raises(InputError, match="cannot be combined"):
         toil.DaskCluster("tcp://127.0.0.1:8786", description="cluster.yaml")
 
 

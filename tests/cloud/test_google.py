@@ -288,7 +288,7 @@ def test_machines_that_are_still_being_made_are_found_by_the_first_destroy(googl
 def test_a_change_that_fails_later_is_an_error_of_the_launch(google):
     cloud, steps, _ = steps_for()
     google.broken["compute.firewalls.insert"] = ("QUOTA_EXCEEDED", "Quota 'FIREWALLS' exceeded")
-    with pytest.raises(ClusterError, match=r"firewall rules could not be made.*FIREWALLS"):
+    with pytest.raises(ClusterError, match=r"firewall rules could not be created.*FIREWALLS"):
         launch("lab", steps, quiet)
     google.broken.clear()
     launch("lab", steps, quiet)
