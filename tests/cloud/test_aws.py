@@ -299,7 +299,7 @@ def test_a_refusal_at_the_last_step_says_why_and_leaves_nothing_behind_after_des
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("c5.xlarge", "c5.enormous", "does not have one of the machine types"),
+        ("c5.xlarge", "c5.enormous", "lacks one of the machine types"),
         ("tags:", "zones: [eu-central-1z]\ntags:", "no subnet to use in zone 'eu-central-1z'"),
     ],
 )

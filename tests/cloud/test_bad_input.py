@@ -107,9 +107,9 @@ def refuse(monkeypatch, action: str, code: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said", "hint"),
     [
-        (("c5.2xlarge", "c5.enormous"), "does not have one of the machine types", "describe-instance-type-offerings"),
+        (("c5.2xlarge", "c5.enormous"), "lacks one of the machine types", "describe-instance-type-offerings"),
         (("tags:", "zones: [eu-central-1z]\ntags:"), "no subnet to use in zone 'eu-central-1z'", "eu-central-1a"),
-        (("types: [m5.large]", "types: [m5]"), "does not have one of the machine types", "describe-instance-type"),
+        (("types: [m5.large]", "types: [m5]"), "lacks one of the machine types", "describe-instance-type"),
     ],
 )
 def test_what_aws_does_not_have(aws, launched, change, said, hint):
