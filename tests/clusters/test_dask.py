@@ -200,7 +200,7 @@ def test_jobs_and_what_they_started_die_with_their_worker(tmp_path):
 def test_a_job_whose_worker_dies_while_it_starts_it_never_begins(tmp_path):
     script = (
         "import os, signal; from toilfn.clusters import dask as jobs\n"
-        "jobs._kill_with_us = lambda leash, group: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "jobs._kill_with_this_process = lambda leash, group: os.kill(os.getpid(), signal.SIGKILL)\n"
         "jobs.run_job('job', ['sh', '-c', 'echo $$ > job; sleep 1000'], [], {})"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)

@@ -185,7 +185,8 @@ def note_image(command: Sequence[str], *, pulled: bool) -> None:
         Whether it was pulled now; a run that has pulled the image before may hand it over.
     """
     for folder in _own():
-        _add_image(folder, command, pulled=pulled)
+        with suppress(FileNotFoundError):  # a program that cleans temporary directories has removed the folder
+            _add_image(folder, command, pulled=pulled)
 
 
 def _add_image(folder: Path, command: Sequence[str], *, pulled: bool) -> None:
