@@ -1,8 +1,8 @@
-"""Pickle what Python and cloudpickle would load differently from how it was made, or not at all.
+"""Pickle exceptions, and functions under `validate_call`, that Python and cloudpickle do not restore correctly.
 
-An exception whose class takes other arguments than those that it passes on to Python comes back without a call of the
-class. A function under pydantic's `validate_call` is decorated anew: what the decorator leaves refers to the whole
-namespace of the script.
+If the class of an exception has an `__init__` of its own, the exception is restored without calling that method.
+A function under pydantic's `validate_call` is decorated again where it is loaded, because the decorated function refers
+to the whole namespace of the script.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = ["Validation", "reduced_exception", "validated", "validation_of"]
 
 
 def reduced_exception(error: BaseException) -> Any:
-    """Return the parts from which an exception is loaded again; NotImplemented if its class defines them itself.
+    """Return the parts from which an exception is restored; NotImplemented if its class defines them itself.
 
-    Python calls the class again with what is in ``args``. If the class has an `__init__` of its own, this may fail, or
-    build the message a second time, so that method is left out: the attributes that it has set are pickled, too.
+    Python would call the class with the values in ``args``. If the class has an `__init__` of its own, this may fail
+    or build the message twice, so that method is not called: the attributes that it has set are pickled as well.
     """
     kind = type(error)
     own = getattr(copyreg.dispatch_table.get(kind), "__module__", None)
