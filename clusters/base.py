@@ -316,6 +316,22 @@ class Cluster(ABC):
         """
         return None
 
+    def warm_up(self, environment: Mapping[str, str]) -> None:
+        """Begin what takes long before the first job can run, without waiting for it; the default is nothing.
+
+        The leader calls this as soon as it has the lease, and `open` when it has written the graph.
+
+        Parameters
+        ----------
+        environment : mapping
+            The environment variables of this process, with those that the user has set for tasks.
+        """
+        return
+
+    def cool_down(self) -> None:
+        """Undo `warm_up` if the cluster was not opened."""
+        return
+
     def leave(self) -> None:
         """Free all resources, but let jobs that can outlive this process continue, for the next leader."""
         self.close()

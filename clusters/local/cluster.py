@@ -32,6 +32,7 @@ from toilfn.clusters.base import (
 )
 from toilfn.clusters.local import machine
 from toilfn.clusters.local.channel import Doing, Slot, Wire
+from toilfn.clusters.local.forkserver import ForkServer, new_fork_server
 from toilfn.clusters.local.machine import used_memory
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -367,7 +368,8 @@ class LocalCluster(Cluster):
     memory, disk : int or str, optional
         Bytes to use, or a text such as ``"8G"``; by default all memory and all free disk space.
     launcher : callable, optional
-        Starts worker processes, such as a `ForkServer`; by default, each worker is started by a new Python interpreter.
+        Starts worker processes, such as a `ForkServer` or `launch`; by default, they are forked from a new Python
+        interpreter that has loaded only the worker's own code.
     watch_memory : bool
         Whether to kill a task that uses more memory than it requested.
     """
@@ -386,7 +388,7 @@ class LocalCluster(Cluster):
         memory: int | str | None = None,
         disk: int | str | None = None,
         *,
-        launcher: Launcher = launch,
+        launcher: Launcher | None = None,
         watch_memory: bool = True,
     ) -> None:
         if workers is not None and (type(workers) is not int or workers < 1):
@@ -400,6 +402,7 @@ class LocalCluster(Cluster):
         self._memory = None if memory is None else parse_memory(memory)
         self._disk = None if disk is None else parse_disk(disk)
         self._context: RunContext | None = None
+        self._fork_server: ForkServer | None = None
         self._busy: dict[JobId, _Job] = {}
         self._idle: list[WorkerProcess] = []
         self._leaving: list[WorkerProcess] = []
@@ -408,14 +411,28 @@ class LocalCluster(Cluster):
         self._woken = False
         self._numbers = itertools.count(1)
 
+    def warm_up(self, environment: Mapping[str, str]) -> None:
+        """Start the interpreter from which workers will be forked."""
+        if self._launcher is None and self._context is None and self._fork_server is None:
+            with suppress(OSError):  # the system has no memory or processes left: each worker is started alone
+                self._fork_server = new_fork_server(environment)
+
+    def cool_down(self) -> None:
+        """End that interpreter if the cluster was not opened."""
+        if self._context is None and self._fork_server is not None:
+            self._fork_server.close()
+            self._fork_server = None
+
     def open(self, context: RunContext) -> None:
         """Determine the machine's resources. Workers are started later, when there is work."""
         if self._context is not None:
             raise ClusterError(
                 "this LocalCluster is in use by another run", hint="create one cluster object for each run"
             )
+        environment = {**os.environ, **context.environment}
+        self.warm_up(environment)
         self._context = context
-        self._environment = {**os.environ, **context.environment}
+        self._environment = environment
         self._next_look = 0.0
         self._devices = machine.nvidia_devices()
         self._total = self._resources()
@@ -460,9 +477,16 @@ class LocalCluster(Cluster):
     def _new_worker(self, devices: list[str]) -> WorkerProcess:
         assert self._context is not None
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
-        worker = WorkerProcess(self._context.store, {**self._environment, **visible}, self._launcher)
+        worker = WorkerProcess(self._context.store, {**self._environment, **visible}, self._launcher or self._launch)
         self._selector.register(worker, selectors.EVENT_READ)
         return worker
+
+    def _launch(self, fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> Process:
+        """Fork a worker or, if that is impossible, start it in a new interpreter."""
+        if self._fork_server is not None:
+            with suppress(OSError):  # the fork server was killed, or the environment is too large for a message
+                return self._fork_server(fds, output, environment)
+        return launch(fds, output, environment)
 
     def poll(self, timeout: float) -> list[Update]:
         """Wait for messages of the workers, and check their limits. See `Cluster.poll`."""
@@ -610,3 +634,4 @@ class LocalCluster(Cluster):
         os.close(self._wake_read)
         os.close(self._wake_write)
         self._busy, self._idle, self._leaving, self._failed, self._context = {}, [], [], [], None
+        self.cool_down()

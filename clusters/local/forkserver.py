@@ -1,8 +1,11 @@
 """Start workers by forking, which is faster than starting a Python interpreter for each.
 
-A forked worker starts with all modules that this process has loaded. Forking is safe only in a process without threads,
-and a leader has threads. So a *fork server* is forked first, before any thread is started. It forks each worker on
-request, and reports how each worker ended.
+Forking is safe only in a process without threads, and a leader has threads. So a *fork server*, a process of its own,
+forks each worker on request and reports how each worker ended. It is one of two kinds:
+
+- A new interpreter, which has loaded only the worker's code. This is the default of a `LocalCluster`.
+- A fork of this process, made before any thread is started. Its workers have all modules that this process has loaded:
+  those of the runners of CWL and WDL.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
-import io
 import json
 import os
 import random
@@ -21,20 +23,33 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
-__all__ = ["ForkServer", "fork_server"]
+from toilfn.clusters.base import worker_command
+from toilfn.stdio import flush, text_output
+
+__all__ = ["ForkServer", "fork_server", "new_fork_server", "serve_forks"]
 
 _LARGEST = 2**17
 """Maximum size of a message in bytes."""
 
 
 def fork_server() -> ForkServer | None:
-    """Start a fork server; return None on a system without SOCK_SEQPACKET sockets, such as macOS."""
+    """Fork a fork server; return None on a system without SOCK_SEQPACKET sockets, such as macOS."""
+    return _where_possible(ForkServer.of_this_process)
+
+
+def new_fork_server(environment: Mapping[str, str]) -> ForkServer | None:
+    """Start a fork server with this environment; return None on a system without SOCK_SEQPACKET sockets."""
+    return _where_possible(lambda: ForkServer.of_new_interpreter(environment))
+
+
+def _where_possible(start: Callable[[], ForkServer]) -> ForkServer | None:
     try:
-        return ForkServer()
+        return start()
     except OSError as error:
         if error.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EPROTOTYPE):
             return None
@@ -42,26 +57,54 @@ def fork_server() -> ForkServer | None:
 
 
 class ForkServer:
-    """Forks workers for a `LocalCluster`: ``LocalCluster(launcher=ForkServer())``.
+    """Forks workers for a `LocalCluster`: ``LocalCluster(launcher=ForkServer.of_this_process())``.
 
-    Create it before this process starts threads, and close it after the cluster. It also ends with this process.
+    Close it after the cluster. It also ends with this process.
+
+    Parameters
+    ----------
+    control : socket
+        The connection to the server.
+    reap : callable
+        Waits until the server's process has ended.
+    environment : mapping
+        The environment variables of the server.
     """
 
-    def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ended: dict[int, int] = {}
-        self._started: list[int] = []
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # the stream may be closed, full or None
-                stream.flush()
-        self._pid = os.fork()
-        if self._pid == 0:
-            self._socket.close()
-            _run_and_exit(_serve, theirs)
+    def __init__(self, control: socket.socket, reap: Callable[[], object], environment: Mapping[str, str]) -> None:
+        self._socket = control
+        self._reap = reap
+        self._environment = environment
+        self._requested: deque[ForkedWorker] = deque()
+        """Workers that the server has not forked yet, in the order of the requests."""
+        self._running: dict[int, ForkedWorker] = {}
+        self._is_dead = False
+
+    @classmethod
+    def of_this_process(cls) -> ForkServer:
+        """Fork a server from this process. Call this before any thread is started."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        flush()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _run_and_exit(serve_forks, theirs)
         theirs.close()
+        return cls(ours, lambda: os.waitpid(pid, 0), dict(os.environ))
+
+    @classmethod
+    def of_new_interpreter(cls, environment: Mapping[str, str]) -> ForkServer:
+        """Start a server in a new interpreter with these variables; requests wait until it is ready."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [*worker_command(sys.executable), "--fork", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=dict(environment), start_new_session=True,
+            )  # fmt: skip
+        return cls(ours, process.wait, dict(environment))
 
     def __call__(self, fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> ForkedWorker:
-        """Start a worker.
+        """Request a worker, without waiting for its start.
 
         Parameters
         ----------
@@ -77,70 +120,101 @@ class ForkServer:
         OSError
             If the fork server has died.
         """
-        changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
-        message = json.dumps([changed, [name for name in os.environ if name not in environment]])
+        ours = self._environment
+        changed = {name: value for name, value in environment.items() if ours.get(name) != value}
+        message = json.dumps([changed, [name for name in ours if name not in environment]])
         socket.send_fds(self._socket, [message.encode()], [output, *fds])
-        while not self._started:
-            self.listen(None)
-        return ForkedWorker(self, self._started.pop())
+        worker = ForkedWorker(self)
+        self._requested.append(worker)
+        return worker
 
     def listen(self, timeout: float | None) -> None:
-        """Read the messages of the fork server, waiting at most `timeout` seconds for the first one.
-
-        Raises
-        ------
-        OSError
-            If the fork server has died.
-        """
-        while select.select([self._socket], [], [], timeout)[0]:
-            said = self._socket.recv(_LARGEST)
-            if not said:
-                raise ConnectionResetError("the fork server has died")
-            kind, pid, status = json.loads(said)
-            if kind == "started":
-                self._started.append(pid)
+        """Read the messages of the fork server, waiting at most `timeout` seconds for the first one."""
+        while not self._is_dead and select.select([self._socket], [], [], timeout)[0]:
+            try:
+                said = self._socket.recv(_LARGEST)
+            except ConnectionResetError:
+                said = b""
+            if said:
+                self._note(*json.loads(said))
             else:
-                self._ended[pid] = status
+                self._die()
             timeout = 0
 
-    def status_of(self, pid: int) -> int | None:
-        """Return the exit status of a worker; None if it is not known to have ended."""
-        return self._ended.get(pid)
+    def _note(self, kind: str, pid: int, status: int) -> None:
+        if kind == "ended":
+            self._running.pop(pid).status = status
+            return
+        worker = self._requested.popleft()
+        if kind == "started":
+            worker.started = pid
+            self._running[pid] = worker
+        else:
+            worker.status = status
+
+    def _die(self) -> None:
+        """Kill all workers: without the server, nobody learns how they end."""
+        self._is_dead = True
+        for pid in self._running:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        for worker in (*self._running.values(), *self._requested):
+            worker.status = -signal.SIGKILL
+        self._running.clear()
+        self._requested.clear()
 
     def close(self) -> None:
         """End the fork server."""
         self._socket.close()
-        os.waitpid(self._pid, 0)
+        self._reap()
 
 
 class ForkedWorker:
-    """A worker process that was forked by a fork server."""
+    """A worker process that a fork server has forked, or is about to fork.
 
-    def __init__(self, fork_server: ForkServer, pid: int) -> None:
-        self.pid = pid
+    Attributes
+    ----------
+    started : int or None
+        The process id; None as long as it is not known.
+    status : int or None
+        The exit status; None as long as the process is not known to have ended.
+    """
+
+    def __init__(self, fork_server: ForkServer) -> None:
         self._server = fork_server
+        self.started: int | None = None
+        self.status: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id. Raises `ProcessLookupError` if the server could not fork the process."""
+        while self.started is None:
+            if self.status is not None:
+                raise ProcessLookupError("the worker was not started")
+            self._server.listen(None)
+        return self.started
 
     def poll(self) -> int | None:
         """Return the worker's exit status, or None while it runs."""
         self._server.listen(0)
-        return self._server.status_of(self.pid)
+        return self.status
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until the worker ends, and return its exit status; raises `subprocess.TimeoutExpired`."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (status := self._server.status_of(self.pid)) is None:
+        while self.status is None:
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
                 raise subprocess.TimeoutExpired("toilfn.worker", timeout or 0.0)
             self._server.listen(remaining)
-        return status
+        return self.status
 
 
 def _run_and_exit(function: object, *args: object) -> NoReturn:
     """Call a function in a forked process, and exit without the parent's exit handlers."""
     status = 1
     try:
-        status = int(function(*args) or 0)  # type: ignore[operator]  # `_serve` or `_become_worker`
+        status = int(function(*args) or 0)  # type: ignore[operator]  # `serve_forks` or `_become_worker`
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
@@ -150,11 +224,10 @@ def _run_and_exit(function: object, *args: object) -> NoReturn:
         os._exit(status)
 
 
-def _serve(control: socket.socket) -> None:
+def serve_forks(control: socket.socket) -> None:
     """Fork workers until the other end of the socket closes."""
-    os.setsid()  # only the leader handles Ctrl-C
-    gc.freeze()  # collections in workers would write to the pages that they share with this process, and copy them
     importlib.import_module("toilfn.worker.main")  # by name, since clusters must not import the core
+    gc.freeze()  # collections in workers would write to the pages that they share with this process, and copy them
     wake, woken = socket.socketpair()
     for end in (wake, woken):
         end.setblocking(False)
@@ -180,14 +253,19 @@ def _fork_one(control: socket.socket) -> bool:
     if not message:
         return False
     changed, removed = json.loads(message)
-    pid = os.fork()
-    if pid == 0:
-        control.close()
-        _run_and_exit(_become_worker, fds, changed, removed)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.write(fds[0], f"cannot fork a worker: {error.strerror}".encode())  # the worker's output
+        answer = ["failed", 0, 1]
+    else:
+        if pid == 0:
+            control.close()
+            _run_and_exit(_become_worker, fds, changed, removed)
+        answer = ["started", pid, 0]
     for fd in fds:
         os.close(fd)
-    control.send(json.dumps(["started", pid, 0]).encode())
-    return True
+    return _send(control, answer)
 
 
 def _report_ends(control: socket.socket) -> None:
@@ -196,12 +274,17 @@ def _report_ends(control: socket.socket) -> None:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
-        if pid == 0:
+        if pid == 0 or not _send(control, ["ended", pid, os.waitstatus_to_exitcode(status)]):
             return
-        try:
-            control.send(json.dumps(["ended", pid, os.waitstatus_to_exitcode(status)]).encode())
-        except OSError:  # the leader is gone; the caller notices that next
-            return
+
+
+def _send(control: socket.socket, message: list[Any]) -> bool:
+    """Send a message to the leader; return False if it is gone."""
+    try:
+        control.send(json.dumps(message).encode())
+    except OSError:
+        return False
+    return True
 
 
 def _become_worker(fds: list[int], changed: Mapping[str, str], removed: list[str]) -> int:
@@ -216,8 +299,7 @@ def _become_worker(fds: list[int], changed: Mapping[str, str], removed: list[str
         os.dup2(fd, own)
     for fd in (nothing, output):
         os.close(fd)
-    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), line_buffering=True, write_through=True)
-    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True, write_through=True)
+    sys.stdout, sys.stderr = text_output(1), text_output(2)
     for name in removed:
         os.environ.pop(name, None)
     os.environ.update(changed)

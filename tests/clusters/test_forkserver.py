@@ -40,7 +40,7 @@ def waits(mark):
     signal.pause()
 
 def main(what, folder):
-    with closing(ForkServer()) as fork_server:
+    with closing(ForkServer.of_this_process()) as fork_server:
         cluster = LocalCluster(2, launcher=fork_server)
         settings = {"cluster": cluster, "progress": False, "retry_backoff": 0.01, "set_env": {"COLOUR": "blue"}}
         if what == "look":

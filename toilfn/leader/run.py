@@ -138,6 +138,7 @@ class WorkflowRun:
         while not self._write_epoch():  # someone has led since we read the log
             self.index = Index.load(self.store.log)
         self._look_elsewhere()
+        self.cluster.warm_up({**os.environ, **(self.settings.set_env or {})})
         self.store.clear_flag("kill")
         self._compact()
         self._committer = Committer(self.store.log.append)
@@ -178,6 +179,7 @@ class WorkflowRun:
         if self._committer is not None:
             self._committer.close()
         if self._lease is not None:
+            self.cluster.cool_down()
             self._lease.release()
         if self._should_clean(kind is None):
             from toilfn.files import node

@@ -1,8 +1,9 @@
 """The process that runs tasks: ``python -m toilfn.worker``.
 
 ``STORE BATCH`` runs one batch whose message is in the store. ``--fd WIRE LIFE SLOT`` is a warm worker of a
-local cluster, which takes batch after batch. ``--sweep`` cleans up after workers of this machine that died, and after
-runs that have left it. ``--clean`` reads the names of queued jobs, and cleans up after each run that has none, too.
+local cluster, which takes batch after batch, and ``--fork SOCKET`` forks such workers. ``--sweep`` cleans up after
+workers of this machine that died, and after runs that have left it. ``--clean`` reads the names of queued jobs, and
+cleans up after each run that has none, too.
 
 The main thread runs tasks, since signals and many libraries want that; a second one sends what they have
 answered meanwhile, and in a warm worker listens to the leader.
@@ -32,6 +33,7 @@ from typing import NoReturn
 from toilfn import protocol
 from toilfn.clusters.base import LOG_LIMIT, NOT_MINE, OUTPUT_VARIABLE
 from toilfn.clusters.local.channel import Slot, Wire
+from toilfn.clusters.local.forkserver import serve_forks
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.files import node
 from toilfn.files.scratch import CODE_VARIABLE, absolute_places, sweep
@@ -360,10 +362,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run the worker with the given arguments; return the exit status."""
     # Classes of the user's script are found in the main module: it must not be this one.
     sys.modules["__main__"] = Main()
+    _save_addresses()
     try:
         match list(arguments):
             case ["--fd", wire, life, slot]:
                 serve(int(wire), int(life), int(slot))
+            case ["--fork", control]:
+                serve_forks(socket.socket(fileno=int(control)))
             case ["--sweep"]:
                 sweep()
                 node.clean()
@@ -400,7 +405,6 @@ def start() -> NoReturn:
     """Run a worker, and end its process, whatever threads and `atexit` functions its tasks leave behind."""
     try:
         open_closed_descriptors()
-        _save_addresses()
         status = main(sys.argv[1:])
         flush()
     except BaseException:
