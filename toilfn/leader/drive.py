@@ -7,15 +7,11 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from toilfn.clusters import make_cluster
-from toilfn.clusters.base import Cluster
-from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
-from toilfn.errors import ClusterError, KilledError
+from toilfn.errors import KilledError
 from toilfn.files.node import begin
 from toilfn.files.scratch import CODE_VARIABLE
 from toilfn.files.transfer import local_path
@@ -56,7 +52,7 @@ from toilfn.worker.passed import (
 if TYPE_CHECKING:
     from toilfn.leader.run import WorkflowRun
 
-__all__ = ["choose_cluster", "lead"]
+__all__ = ["lead"]
 
 _log = logging.getLogger(__name__)
 
@@ -67,33 +63,6 @@ _SHELL_STEP = "toilfn.steps.run._run"
 
 _FLAG_INTERVAL = 2.0
 """Seconds between two looks at the kill flag."""
-
-
-def choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
-    """Build the cluster of a run.
-
-    Parameters
-    ----------
-    settings : Settings
-    url : str
-        The store's.
-    place : str
-        The store as the user named it.
-
-    Raises
-    ------
-    ClusterError
-        If the cluster does not exist, lacks a package or command, or if its workers could not reach the store.
-    """
-    if url.startswith("memory:"):
-        if settings.cluster not in (None, "inline"):
-            raise ClusterError(
-                f"store {place} exists in this process only, and other processes cannot reach it",
-                hint="use cluster='inline', or a store on disk",
-            )
-        settings = replace(settings, cluster="inline")
-    cluster = make_cluster(settings)
-    return cluster if cluster.capabilities.direct else BesideCluster(cluster, settings.max_local_jobs)
 
 
 def lead(work: WorkflowRun, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool) -> Values:

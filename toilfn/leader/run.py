@@ -14,9 +14,10 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from toilfn.clusters import make_cluster
 from toilfn.config.params import chosen
 from toilfn.config.settings import Settings
-from toilfn.errors import FencedError, GraphError, KilledError, StoreExistsError
+from toilfn.errors import ClusterError, FencedError, GraphError, KilledError, StoreExistsError
 from toilfn.files.file import held_by, holds_files
 from toilfn.graph.record import Recorder
 from toilfn.graph.serialize import dumps, loads, resolve
@@ -128,12 +129,11 @@ class WorkflowRun:
     def _take_the_lead(self) -> Committer:
         """Become the store's leader: from here on, an earlier leader can no longer write."""
         # Imported here: results that are only read need none of it, and are read three times as quickly.
-        from toilfn.leader.drive import choose_cluster
         from toilfn.stores.lease import Lease
 
         if self.settings.digest is not None:
             check_algorithm(self.settings.digest)
-        self.cluster = choose_cluster(self.settings, self.store.url, self.place)  # a wrong one leaves no trace
+        self.cluster = _choose_cluster(self.settings, self.store.url, self.place)  # a wrong one leaves no trace
         self._lease = Lease.acquire(self.store, timeout=self.settings.lease_timeout)
         while not self._write_epoch():  # someone has led since we read the log
             self.index = Index.load(self.store.log)
@@ -377,6 +377,37 @@ def _open(settings: Settings, workflow: str, create: bool) -> Store:
     # Only stores on disk have the option not to wait for the disk.
     options = {"sync": False} if settings.durability == "none" and is_local(settings.store) else {}
     return open_store(settings.store, create=create, workflow=workflow, **options, **(settings.store_options or {}))
+
+
+def _choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
+    """Build the cluster of a run.
+
+    Parameters
+    ----------
+    settings : Settings
+    url : str
+        The store's.
+    place : str
+        The store as the user named it.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster does not exist, lacks a package or command, or if its workers could not reach the store.
+    """
+    if url.startswith("memory:"):
+        if settings.cluster not in (None, "inline"):
+            raise ClusterError(
+                f"store {place} exists in this process only, and other processes cannot reach it",
+                hint="use cluster='inline', or a store on disk",
+            )
+        settings = replace(settings, cluster="inline")
+    cluster = make_cluster(settings)
+    if cluster.capabilities.direct:
+        return cluster
+    from toilfn.clusters.local.beside import BesideCluster
+
+    return BesideCluster(cluster, settings.max_local_jobs)
 
 
 def _check_known(forced: Forced) -> None:
