@@ -56,7 +56,7 @@ def run(cluster: LocalCluster, work: Batch) -> tuple[float, int]:
 
 
 def measure(cluster: LocalCluster, what: str, work: Batch, tasks: int) -> None:
-    (worker,) = psutil.Process().children()
+    *_, worker = psutil.Process().children(recursive=True)  # after the process that has forked it
     before = worker.cpu_times()
     wall, count = run(cluster, work)
     after = worker.cpu_times()

@@ -99,7 +99,8 @@ class ForkServer:
         with theirs:
             process = subprocess.Popen(
                 [*worker_command(sys.executable), "--fork", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=dict(environment), start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                env=dict(environment), start_new_session=True,
             )  # fmt: skip
         return cls(ours, process.wait, dict(environment))
 

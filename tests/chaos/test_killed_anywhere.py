@@ -84,7 +84,7 @@ class Chaos:
 
     def kill_worker(self, leader: int) -> None:
         try:
-            workers = psutil.Process(leader).children()
+            workers = psutil.Process(leader).children(recursive=True)  # and the fork server
             self.rng.choice(workers).kill()
         except (psutil.NoSuchProcess, IndexError):
             return

@@ -9,7 +9,9 @@ import sys
 import psutil
 import pytest
 
+import toilfn as toil
 from tests.waiting import wait_for
+from toilfn.leader.run import WorkflowRun
 
 SCRIPT = """
 import json, os, signal, sys
@@ -35,11 +37,33 @@ def dies_once(mark):
     return "survived"
 
 @toil.task
+def loaded():
+    return sorted({"json", "toilfn.leader.run"} & sys.modules.keys())
+
+@toil.task
+def kills_its_parent(mark):
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+    return os.getppid() == int(os.environ["LEADER"])
+
+@toil.task
 def waits(mark):
     Path(mark).write_text(str(os.getpid()))
     signal.pause()
 
+def own_interpreter(what, folder):
+    settings = {"cluster": LocalCluster(2), "progress": False, "retry_backoff": 0.01}
+    if what == "new":
+        print(json.dumps(toil.compute([loaded(), look(0), look(1)], **settings)))
+    else:
+        settings["set_env"] = {"LEADER": str(os.getpid())}
+        print(json.dumps(toil.compute(kills_its_parent(f"{folder}/mark"), **settings)))
+
 def main(what, folder):
+    if what in ("new", "alone"):
+        return own_interpreter(what, folder)
     with closing(ForkServer.of_this_process()) as fork_server:
         cluster = LocalCluster(2, launcher=fork_server)
         settings = {"cluster": cluster, "progress": False, "retry_backoff": 0.01, "set_env": {"COLOUR": "blue"}}
@@ -87,6 +111,31 @@ def test_workers_have_what_was_loaded(start):
 
 def test_a_worker_that_dies_is_replaced(start):
     assert printed(start("dies")) == "survived"
+
+
+def test_by_default_workers_are_forked_from_an_interpreter_without_the_scripts_modules(start):
+    modules, *looks = printed(start("new"))
+    assert "toilfn.leader.run" not in modules
+    assert {loaded for loaded, _, _ in looks} == {None}
+    assert all(leads_session for _, _, leads_session in looks)
+
+
+def test_a_killed_fork_server_costs_one_attempt_and_workers_are_then_started_alone(start):
+    assert printed(start("alone")) is True
+
+
+def test_a_run_that_fails_before_the_cluster_is_opened_leaves_no_fork_server(monkeypatch, tmp_path):
+    started = []
+
+    def fails(self, *args):
+        started.extend(psutil.Process().children())
+        raise RuntimeError("no space")
+
+    monkeypatch.setattr(WorkflowRun, "_record", fails)
+    with pytest.raises(RuntimeError, match="no space"):
+        toil.compute(toil.task(len)("abc"), store=tmp_path / "store", cluster="local", progress=False)
+    assert started
+    assert not psutil.Process().children()
 
 
 def test_workers_die_with_the_leader(start, tmp_path):
