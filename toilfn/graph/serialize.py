@@ -217,6 +217,8 @@ class _Pickler(_ByValue):
         self._ids = ids
         self._refs = refs
         self._made: dict[int, tuple[Any, Promise]] = {}
+        promises = sys.modules.get("toilfn.graph.promise")  # in a worker, it is seldom loaded
+        self._promise = None if promises is None else promises.Promise
 
     def reducer_override(self, obj: Any) -> Any:
         if self._absolute_paths and isinstance(obj, Path) and not obj.is_absolute():
@@ -229,11 +231,12 @@ class _Pickler(_ByValue):
             return self._kept(memoryview(obj), kind.__name__) if is_large(obj) else None
         if kind is pickle.PickleBuffer:
             return self._kept(obj.raw(), _kind_of(memoryview(obj)))
-        if not hasattr(kind, "__dask_graph__") or not is_collection(obj):
+        is_promise = kind is self._promise
+        if not (is_promise or (hasattr(kind, "__dask_graph__") and is_collection(obj))):
             return None
         if self._ids is None:
             raise SerializationError(f"{obj!r} cannot be stored here", hint="pass it to the task as an argument")
-        promise = self._promise_of(obj)
+        promise = obj if is_promise else self._promise_of(obj)
         task = self._ids(promise)
         self._refs[task] = None
         return (task, promise._path) if promise._path else task

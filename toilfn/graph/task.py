@@ -129,11 +129,13 @@ class Task(Generic[P, R]):
 
     def _is_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Return whether a call is plain: no promises in its arguments, and requirements that are known."""
-        if kwargs or self._late or not ATOMS.issuperset(map(type, args)):
+        if kwargs or self._late:
             return False
-        if any(isinstance(arg, str) and holds_shown(arg) for arg in args):
-            return False
-        return not any(sys.getsizeof(arg) > LARGE for arg in args)
+        for arg in args:
+            kind = type(arg)
+            if kind not in ATOMS or sys.getsizeof(arg) > LARGE or (kind is str and holds_shown(arg)):
+                return False
+        return True
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arity = self._arity
@@ -315,6 +317,11 @@ def from_dask(collection: Any) -> Promise:
 
 def _freeze(deps: list[Promise], leaf: Any) -> Any:
     """Collect a promise; turn a large argument into a promise, and a path of the running task into a file."""
+    from toilfn.graph.promise import Promise
+
+    if type(leaf) is Promise:  # the most frequent kind
+        deps.append(leaf)
+        return leaf
     if isinstance(leaf, (str, Path)) and holds_shown(str(leaf)):
         raise GraphError(
             f"the argument {leaf!r:.200} contains the text of a promise, whose value does not exist yet",
@@ -324,8 +331,6 @@ def _freeze(deps: list[Promise], leaf: Any) -> Any:
         return passed_on(leaf)
     if type(leaf) in ATOMS and sys.getsizeof(leaf) <= LARGE:
         return leaf
-    from toilfn.graph.promise import Promise
-
     if isinstance(leaf, (Task, BoundTask)):
         _refuse_uncalled(leaf)
     leaf = as_promise(leaf)

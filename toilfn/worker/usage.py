@@ -27,6 +27,9 @@ T = TypeVar("T")
 _LONG = 0.02
 """Memory and input of attempts of less than this many seconds are not measured: that would take as long."""
 
+_SHORTEST_CHILD = 0.0003
+"""Seconds in which no process can be started and end."""
+
 _PAGE = mmap.PAGESIZE
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -57,7 +60,7 @@ class Meter:
         """Return the resources that this process and its finished children have used so far."""
         now = time.perf_counter()
         wall = now - self._clock
-        children = _recent_children.renew(now, self._pid) - self._children
+        children = 0.0 if wall < _SHORTEST_CHILD else _recent_children.renew(now, self._pid) - self._children
         cpu = time.process_time() - self._cpu + children + _outside.cpu - self._outside
         if wall <= _LONG:
             return Stats(self._start, wall, cpu, 0, _host(), self._pid)
