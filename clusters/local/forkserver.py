@@ -154,7 +154,7 @@ class ForkServer:
             worker.status = status
 
     def _die(self) -> None:
-        """Kill all workers: without the server, nobody learns how they end."""
+        """Kill all workers: without the server, this process cannot learn how they end."""
         self._is_dead = True
         for pid in self._running:
             with suppress(ProcessLookupError):

@@ -11,7 +11,8 @@ import pytest
 from tests.house.rooms import Module, modules
 
 VOCABULARY = tuple(
-    f"toilfn.{name}" for name in ("confined", "errors", "ids", "moved", "protocol", "resources", "text", "units")
+    f"toilfn.{name}"
+    for name in ("confined", "errors", "ids", "moved", "protocol", "resources", "stdio", "text", "units")
 )
 ROOM_NAMES = (
     "toilfn.cloud",
