@@ -79,6 +79,8 @@ class ForkServer:
         """Workers that the server has not forked yet, in the order of the requests."""
         self._running: dict[int, ForkedWorker] = {}
         self._is_dead = False
+        self._poller = select.poll()  # not select(), which cannot wait for descriptors above 1023
+        self._poller.register(control, select.POLLIN)
 
     @classmethod
     def of_this_process(cls) -> ForkServer:
@@ -119,19 +121,21 @@ class ForkServer:
         Raises
         ------
         OSError
-            If the fork server has died.
+            If the fork server has died, or the environment is too large for a message.
         """
         ours = self._environment
         changed = {name: value for name, value in environment.items() if ours.get(name) != value}
-        message = json.dumps([changed, [name for name in ours if name not in environment]])
-        socket.send_fds(self._socket, [message.encode()], [output, *fds])
+        message = json.dumps([changed, [name for name in ours if name not in environment]]).encode()
+        if len(message) > _LARGEST:
+            raise OSError(errno.EMSGSIZE, "the environment of the worker is too large")
+        socket.send_fds(self._socket, [message], [output, *fds])
         worker = ForkedWorker(self)
         self._requested.append(worker)
         return worker
 
     def listen(self, timeout: float | None) -> None:
         """Read the messages of the fork server, waiting at most `timeout` seconds for the first one."""
-        while not self._is_dead and select.select([self._socket], [], [], timeout)[0]:
+        while not self._is_dead and self._poller.poll(None if timeout is None else timeout * 1000):
             try:
                 said = self._socket.recv(_LARGEST)
             except ConnectionResetError:

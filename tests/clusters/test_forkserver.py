@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import socket
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
 
 import toilfn as toil
 from tests.waiting import wait_for
+from toilfn.clusters.base import read_output
+from toilfn.clusters.local.forkserver import ForkServer, _fork_one
 from toilfn.leader.run import WorkflowRun
 
 SCRIPT = """
@@ -136,6 +142,28 @@ def test_a_run_that_fails_before_the_cluster_is_opened_leaves_no_fork_server(mon
         toil.compute(toil.task(len)("abc"), store=tmp_path / "store", cluster="local", progress=False)
     assert started
     assert not psutil.Process().children()
+
+
+def test_a_worker_that_cannot_be_forked_ends_with_the_systems_words(monkeypatch):
+    def refuses():
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(os, "fork", refuses)
+    with ours, theirs, tempfile.TemporaryFile() as output:
+        server = ForkServer(ours, lambda: None, {})
+        worker = server((), output.fileno(), {"COLOUR": "blue"})
+        assert _fork_one(theirs)
+        assert worker.wait(10) == 1
+        with pytest.raises(ProcessLookupError):
+            worker.pid  # noqa: B018  # it has none
+        assert read_output(output.fileno(), 0) == b"cannot fork a worker: no more processes"
+
+
+def test_an_environment_that_is_too_large_is_refused_before_it_is_sent():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, pytest.raises(OSError, match="too large"):
+        ForkServer(ours, lambda: None, {})((), 2, {"HUGE": "x" * 2**18})
 
 
 def test_workers_die_with_the_leader(start, tmp_path):
