@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toilfn.errors import SerializationError
-from toilfn.graph.identity import arguments_identity, value_identity
+from toilfn.graph.identity import arguments_digest, arguments_identity, function_identity, value_identity
 
 
 class Point(NamedTuple):
@@ -242,3 +242,20 @@ def test_an_encoder_survives_an_error() -> None:
     with pytest.raises(SerializationError, match="argument k"):
         arguments_identity((1,), {"k": [threading.Lock()]}, lambda _: b"")
     assert value_identity([1]) == value_identity([1])
+
+
+NUMBERS = [10**5000]
+
+
+def test_integers_of_any_size_may_be_arguments() -> None:
+    digests = {
+        arguments_digest(args, {}, lambda promise: b"")
+        for args in ((10**5000,), (10**5000 + 1,), (-(10**5000),), ([10**5000],), ({10**5000, "a"},))
+    }
+    assert len(digests) == 5
+    digest, parts = arguments_identity((10**5000,), {}, lambda promise: b"")
+    assert digest in digests
+    assert len(parts["0"]) < 100
+    before = function_identity(lambda: NUMBERS).digest
+    NUMBERS[0] += 1
+    assert function_identity(lambda: NUMBERS).digest != before

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.waiting import wait_for
+from toilfn.leader.callbacks import Interrupts
 
 SCRIPT = """
 import sys, time, toilfn as toil
@@ -84,3 +85,17 @@ def test_the_second_interrupt_stops_at_once(
     assert "Traceback" not in errors
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert list((tmp_path / "marks").glob("end*")) == []
+
+
+def test_signals_that_the_process_ignores_stay_ignored() -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with Interrupts() as interrupts:
+            for number in before:
+                signal.raise_signal(number)
+        assert interrupts.count == 0
+        assert not interrupts.is_terminated
+        assert all(signal.getsignal(number) is signal.SIG_IGN for number in before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

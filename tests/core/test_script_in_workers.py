@@ -42,7 +42,7 @@ CLUSTERS = ["LocalCluster(workers=1)", "ProcessCluster()", "'inline'"]
 @pytest.mark.parametrize("cluster", CLUSTERS)
 def test_classes_with_cached_properties_and_locks_of_the_script_reach_workers(tmp_path: Path, cluster: str) -> None:
     body = """
-    import functools, threading
+    import dataclasses, functools, threading
 
     LOCK = threading.Lock()
     AGAIN = threading.RLock()
@@ -55,6 +55,27 @@ def test_classes_with_cached_properties_and_locks_of_the_script_reach_workers(tm
         def doubled(self):
             return 2 * self.n
 
+    @dataclasses.dataclass(slots=True)
+    class Slim:
+        n: int
+
+    class Private:
+        __slots__ = ("__n",)
+
+        def __init__(self, n):
+            self.__n = n
+
+        def __repr__(self):
+            return f"{self.__n}{hasattr(self, '__dict__')}"
+
+    @toil.task(retries=0)
+    def slim(n):
+        return Slim(n)
+
+    @toil.task(retries=0)
+    def private(n):
+        return Private(n)
+
     @toil.task(retries=0)
     def make(n):
         with LOCK, AGAIN, AGAIN:
@@ -66,11 +87,11 @@ def test_classes_with_cached_properties_and_locks_of_the_script_reach_workers(tm
 
     @toil.task(retries=0)
     def f():
-        return [make(2), take(make(3)), take(Thing(4))]
+        return [make(2), take(make(3)), take(Thing(4)), slim(1), private(5)]
     """
     made, *rest = run(tmp_path, body, cluster=cluster).strip("[]").split(", ")
     assert "Thing object" in made
-    assert rest == ["6", "8"]
+    assert rest == ["6", "8", "Slim(n=1)", "5False"]
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)

@@ -18,6 +18,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -163,7 +164,19 @@ class _LocatedPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle
             self.files.add(name)
             _, fields = self.dispatch_table[CodeType](obj)[:2]
             return _located, (fields, name)
-        return super().reducer_override(obj)
+        return _with_slots(obj, super().reducer_override(obj))
+
+
+def _with_slots(obj: Any, reduced: Any) -> Any:
+    """Let a class that is pickled by value keep its ``__slots__``.
+
+    Cloudpickle makes the class without them. Its instances then have a ``__dict__``, which those of the real class
+    lack, so that they cannot be loaded in the script.
+    """
+    if isinstance(obj, type) and isinstance(reduced, tuple) and "__slots__" in vars(obj) and not issubclass(obj, Enum):
+        _kind, _name, _bases, namespace, *_ = reduced[1]
+        namespace["__slots__"] = vars(obj)["__slots__"]
+    return reduced
 
 
 def _cached_property(function: Callable[[Any], Any], name: str | None) -> Any:
@@ -198,7 +211,7 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not
             return made
         if type(obj) in LAZY:  # where it is read, what it calls would no longer be part of this graph
             return list, (items_of(obj),)
-        return super().reducer_override(obj)
+        return _with_slots(obj, super().reducer_override(obj))
 
 
 class _Pickler(_ByValue):

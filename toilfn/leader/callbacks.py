@@ -181,7 +181,8 @@ def _print_message(kind: type[BaseException], error: BaseException, trace: Trace
 class Interrupts:
     """Counts interrupts while a leader runs, instead of letting them break it.
 
-    Outside the main thread nothing is changed: Python allows signal handlers there only.
+    Outside the main thread nothing is changed: Python allows signal handlers there only. A signal that the process was
+    told to ignore, by `nohup` or `trap '' INT` in a shell, stays ignored.
 
     Attributes
     ----------
@@ -199,7 +200,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
             _active.append(self)
         return self
 

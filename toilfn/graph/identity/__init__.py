@@ -215,7 +215,7 @@ def arguments_digest(
 ) -> bytes:
     """Return the digest that `arguments_identity` returns, without computing the parts."""
     if not kwargs and _ALL_ATOMS(map(type, args)):
-        text = repr(args)
+        text = _text(args)
         if len(text) <= _SHORT:
             return digest(text.encode())
     return arguments_identity(args, kwargs, promise_id, codes)[0]
@@ -247,7 +247,7 @@ def arguments_identity(
         If an argument has no identity that outlives the process; names its type and place.
     """
     if not kwargs and _ALL_ATOMS(map(type, args)):
-        text = repr(args)
+        text = _text(args)
         if len(text) <= _SHORT:
             return digest(text.encode()), {_POSITIONS[i]: repr(value) for i, value in enumerate(args)}
     codes = codes or Codes()
@@ -258,6 +258,13 @@ def arguments_identity(
         parts[key] = part_text(value, data)
         encoded.append(b"%d:%s=%d:%s" % (len(key), key.encode(), len(data), data))
     return digest(b"\0arguments" + b"".join(encoded)), parts
+
+
+def _text(args: Sequence[Any]) -> str:
+    try:
+        return repr(args)
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        return " " * (_SHORT + 1)
 
 
 def task_id(function_digest: bytes, arguments_digest: bytes, lineage: bytes, ordinal: int) -> TaskId:

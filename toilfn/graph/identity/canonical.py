@@ -270,7 +270,7 @@ def _sorted_text(value: Any, kind: type) -> str:
 def _by_name(item: Any) -> tuple[str, str, int, str]:
     """Order a set in the same way in all processes, as far as its items have names: code is numbered in this order."""
     if type(item) in ATOMS:
-        return type(item).__name__, "", 0, repr(item)
+        return type(item).__name__, "", 0, atom(item).decode()
     name = getattr(item, "__qualname__", None)
     if not isinstance(item, types.FunctionType):
         return type(item).__qualname__, name if isinstance(name, str) else "", 0, ""

@@ -467,12 +467,15 @@ def _refuse_promise(promise: Any) -> bytes:
 def _shown(value: Any, encoded: bytes) -> str:
     """Write a value of a module as `part_text` does, and short plain lists and tables as they are."""
     kind = type(value)
-    if kind in (list, tuple) and ATOMS.issuperset(map(type, value)):
-        text = repr(value)
-    elif kind is dict and ATOMS.issuperset(map(type, (*value, *value.values()))):
-        text = "{" + ", ".join(sorted(f"{key!r}: {item!r}" for key, item in value.items())) + "}"
-    else:
-        return part_text(value, encoded)
+    try:
+        if kind in (list, tuple) and ATOMS.issuperset(map(type, value)):
+            text = repr(value)
+        elif kind is dict and ATOMS.issuperset(map(type, (*value, *value.values()))):
+            text = "{" + ", ".join(sorted(f"{key!r}: {item!r}" for key, item in value.items())) + "}"
+        else:
+            return part_text(value, encoded)
+    except ValueError:  # an integer of too many digits
+        return digest(encoded).hex()
     return text if len(text) <= _LONGEST_TEXT else digest(encoded).hex()
 
 
