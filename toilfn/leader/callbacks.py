@@ -181,8 +181,8 @@ def _print_message(kind: type[BaseException], error: BaseException, trace: Trace
 class Interrupts:
     """Counts interrupts while a leader runs, instead of letting them break it.
 
-    Outside the main thread nothing is changed: Python allows signal handlers there only. A signal that the process was
-    told to ignore, by `nohup` or `trap '' INT` in a shell, stays ignored.
+    Outside the main thread nothing is changed: Python allows signal handlers there only. A signal that the process
+    ignores already, after `trap '' INT` in a shell for example, stays ignored.
 
     Attributes
     ----------
