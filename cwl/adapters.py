@@ -33,6 +33,7 @@ from schema_salad.ref_resolver import Loader
 
 from toilfn.containers.engines import images_folder, pulls_folder
 from toilfn.containers.images import image_lock
+from toilfn.cwl.values import patch_names
 from toilfn.files.node import note_image
 
 __all__ = ["Fetcher", "make_tool", "patch_cwltool"]
@@ -173,6 +174,7 @@ _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 def patch_cwltool() -> None:
     """Patch cwltool to read paths literally. May be called again."""
+    patch_names()
     cwltool.main.Loader = cwltool.load_tool.Loader = PathLoader  # type: ignore[attr-defined]
     cwltool.main.generate_parser = _with_paths  # type: ignore[assignment, attr-defined]
 

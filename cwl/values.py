@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
 
+import cwltool.builder
+import cwltool.process
 from cwltool.context import RuntimeContext
 from cwltool.errors import WorkflowException
 from cwltool.process import Process, shortname
@@ -32,10 +34,12 @@ from toilfn.files.exchange import import_directory, import_file
 from toilfn.files.file import File
 from toilfn.patterns import from_posix
 
-__all__ = ["Places", "document_files", "imported", "local_path", "map_objects", "objects", "resolved", "with_defaults"]
+__all__ = [
+    "Places", "document_files", "imported", "local_path", "map_objects", "objects", "patch_names", "resolved",
+    "with_defaults",
+]  # fmt: skip
 
 _SCHEME = "toilfn:"
-_PARTS = "#?;"
 _DERIVED = ("path", "dirname", "nameroot", "nameext", "streamable", "http://commonwl.org/cwltool#generation")
 """Fields that cwltool fills in when it uses an object."""
 
@@ -137,7 +141,7 @@ class Places:
 
     def _whole(self, value: Any) -> Any:
         """Fill in the fields that cwltool and expressions expect: names, their parts, and names of literals."""
-        normalizeFilesDirs(value)
+        _normalize(value)
         for found in objects(value):
             if found["location"].startswith("_:") and isinstance(found.get("contents"), str):
                 self._literals[found["location"]] = found["contents"]
@@ -248,10 +252,33 @@ def _name_folder(found: dict[str, Any]) -> None:
     found |= {"location": location, "basename": path.name}
 
 
+def _normalize(value: Any) -> None:
+    """Do what cwltool's function does, but read a path that is not a URL literally.
+
+    cwltool takes ``#``, ``?`` and ``;`` in it for delimiters of a URL.
+    """
+    plain = []
+    for found in objects(value):
+        location = found.get("location")
+        if isinstance(location, str) and location.startswith("/"):
+            plain.append((found, location))
+            found["location"] = file_uri(location)
+    try:
+        normalizeFilesDirs(value)
+    finally:
+        for found, location in plain:
+            found["location"] = location.rstrip("/") or "/"
+
+
+def patch_names() -> None:
+    """Patch cwltool where it names the secondary files that it finds. May be called again."""
+    for module in (cwltool.builder, cwltool.process):
+        module.normalizeFilesDirs = _normalize  # type: ignore[attr-defined]  # not in its list of names
+
+
 def _unescape(found: dict[str, Any]) -> dict[str, Any]:
     path = local_path(found.get("location"))
-    # After a slash, cwltool takes the characters of `_PARTS` for delimiters of a URL even in plain paths.
-    if path is not None and not any(f"/{character}" in str(path) for character in _PARTS):
+    if path is not None:
         found["location"] = str(path)
         found.setdefault("basename", path.name)
     return found

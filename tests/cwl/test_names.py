@@ -33,6 +33,11 @@ ODD = [
     "ä'\".txt",
     "a\nb.txt",
     "a;b.txt",
+    "#a.txt",
+    "?a.txt",
+    ";a.txt",
+    ":a.txt",
+    "~a.txt",
 ]
 
 
