@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import os
@@ -98,6 +99,9 @@ def unstorable(kind: str) -> Any:
             return {"rows": [1, file]}
     if kind == "lock":
         return [1, {"a": (2, threading.Lock())}]
+    if kind.startswith("deep"):
+        levels, innermost = (50, threading.Lock()) if kind == "deep lock" else (5000, 1)
+        return functools.reduce(lambda inner, _: [inner], range(levels), innermost)
     return Holder(io.BytesIO(), threading.Lock())
 
 
@@ -205,6 +209,8 @@ def test_an_interrupt_ends_the_run_when_it_is_in_this_process(run: Any) -> None:
         ("file", "value['rows'][1] is a _io.BufferedWriter: return the content, or a File"),
         ("lock", "value[1]['a'][1] is a _thread.lock"),
         ("object", "value.bad is a _thread.lock"),
+        ("deep", "it is nested too deeply"),
+        ("deep lock", "value" + 30 * "[0]" + " is a list"),
     ],
 )
 def test_a_value_that_cannot_be_stored_is_named(run: Any, kind: str, text: str) -> None:

@@ -87,6 +87,9 @@ class Payloads(Mapping[TaskId, tuple[bytes, tuple[TaskId, ...]]]):
         return len(self._entries)
 
 
+_DEEPEST = 30
+"""How many levels of a value are named in an error."""
+
 _ADVICE: dict[type, str] = {
     types.GeneratorType: "return a list instead",
     types.CoroutineType: "run the coroutine inside the task, an ordinary function, and return its result",
@@ -114,6 +117,8 @@ def explained(error: SerializationError, value: Any, task: str) -> Serialization
     """
     if _is_storable(value):
         return error
+    if _is_too_deep(error):
+        return SerializationError(f"the value of task {task} cannot be stored: it is nested too deeply")
     place, culprit = _find("value", value)
     kind = type(culprit)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -121,17 +126,25 @@ def explained(error: SerializationError, value: Any, task: str) -> Serialization
     return SerializationError(f"the value of task {task} cannot be stored: {place} is a {name}: {advice}")
 
 
+def _is_too_deep(error: BaseException | None) -> bool:
+    """Return whether pickle gave up because of Python's recursion limit; each part would have to be pickled anew."""
+    while error is not None and not isinstance(error, RecursionError):
+        error = error.__cause__
+    return error is not None
+
+
 def _find(place: str, value: Any) -> tuple[str, Any]:
-    """Go down to the innermost part that cannot be stored."""
+    """Go down to the innermost part that cannot be stored, but not for ever: each level pickles the parts again."""
     seen = {id(value)}
-    while True:
+    for _ in range(_DEEPEST):
         for part_place, part in _parts(place, value):
             if id(part) not in seen and not _is_storable(part):
                 seen.add(id(part))
                 place, value = part_place, part
                 break
         else:
-            return place, value
+            break
+    return place, value
 
 
 def _is_storable(value: Any) -> bool:
