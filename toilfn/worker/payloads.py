@@ -127,7 +127,7 @@ def explained(error: SerializationError, value: Any, task: str) -> Serialization
 
 
 def _is_too_deep(error: BaseException | None) -> bool:
-    """Return whether pickle gave up because of Python's recursion limit; each part would have to be pickled anew."""
+    """Return whether pickle reached the recursion limit. To find the part, each one would have to be pickled anew."""
     while error is not None and not isinstance(error, RecursionError):
         error = error.__cause__
     return error is not None
