@@ -38,7 +38,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_later(disk: Path) -> None:
+def test_a_full_disk_is_reported_and_the_run_continues_later(disk: Path) -> None:
     with pytest.raises(toil.ToilfnError, match="No space left"):
         toil.compute(lengths(block.map(range(20))), store=disk / "store", progress=False)
     subprocess.run(["mount", "-o", "remount,size=256m", str(disk)], check=True)
@@ -66,7 +66,7 @@ def copied(file: toil.File) -> toil.File:
 
 
 @pytest.mark.parametrize("intermediates", ["keep", "drop"])
-def test_a_disk_that_is_full_of_files_is_told_and_they_are_kept(disk: Path, intermediates: str) -> None:
+def test_a_disk_that_is_full_of_files_is_reported_and_they_are_kept(disk: Path, intermediates: str) -> None:
     (disk / "work").mkdir()
     settings = {"store": disk / "store", "work_dir": disk / "work", "progress": False, "intermediates": intermediates}
     with pytest.raises(toil.FailedTasksError, match="No space left"):
@@ -166,7 +166,7 @@ def test_a_move_within_a_full_disk_loses_nothing(disk: Path, elsewhere: Path) ->
     assert toil.compute(first_bytes(made), **settings) == bytes(256)
 
 
-def test_a_cache_on_a_full_disk_is_told(disk: Path, elsewhere: Path) -> None:
+def test_a_cache_on_a_full_disk_is_reported(disk: Path, elsewhere: Path) -> None:
     settings = {"store": elsewhere / "store", "work_dir": disk, "progress": False, "retries": 0}
     made = large()
     toil.compute(made, **{**settings, "work_dir": elsewhere})

@@ -94,7 +94,7 @@ def processes() -> Any:
     intermediates=st.sampled_from(["keep", "drop"]),
 )
 @pytest.mark.timeout(3600)
-def test_a_mixture_gives_what_plain_python_gives(
+def test_a_random_program_returns_the_same_as_plain_python(
     processes: Any, program: tuple[Step, ...], deaths: list[tuple[str, int]], resumes: bool, intermediates: str
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="toilfn-mixture-") as place:

@@ -45,7 +45,7 @@ SAID = {"changed": "was changed after it was linked", "vanished": "is gone", "re
 @pytest.mark.parametrize("way", ["stream", "path"])
 @pytest.mark.parametrize("how", ["changed", "vanished", "replaced"])
 @pytest.mark.parametrize("link", ["symlink", "hard", "copy"])
-def test_a_source_that_is_meddled_with_is_named(tmp_path: Path, link: Any, how: str, way: str) -> None:
+def test_a_source_that_was_altered_is_named(tmp_path: Path, link: Any, how: str, way: str) -> None:
     source = tmp_path / "in"
     source.write_bytes(OLD)
     settings: Any = {"store": tmp_path / "store", "cluster": "inline", "progress": False, "retries": 0}

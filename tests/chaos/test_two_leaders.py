@@ -71,7 +71,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         leader.communicate()
 
 
-def test_a_second_leader_is_told_who_leads(store: Store) -> None:
+def test_a_second_leader_learns_which_one_leads(store: Store) -> None:
     first = store.lead()
     wait_for(lambda: store.count() > 3)
     os.kill(first.pid, signal.SIGSTOP)  # lest it is done before the other one has come so far
@@ -93,7 +93,7 @@ def test_a_dead_leader_is_replaced_at_once(store: Store) -> None:
     assert second.communicate(timeout=120)[0] == "4950\n"
 
 
-def test_a_suspended_leader_that_wakes_up_stops_and_changes_nothing(store: Store) -> None:
+def test_a_suspended_leader_that_continues_stops_and_changes_nothing(store: Store) -> None:
     first = store.lead(lease=1.0)
     wait_for(lambda: store.count() > 10)
     os.kill(first.pid, signal.SIGSTOP)
@@ -111,7 +111,7 @@ def test_a_suspended_leader_that_wakes_up_stops_and_changes_nothing(store: Store
     assert snapshot(store.path) == before
 
 
-def test_in_s3_a_second_leader_is_told_and_a_dead_one_is_replaced(
+def test_in_s3_a_second_leader_is_refused_and_a_dead_one_is_replaced(
     store: Store, radosgw_server: RadosGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"endpoint_url": radosgw_server.url, "create_bucket": True}

@@ -84,7 +84,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 @pytest.mark.parametrize(("first", "second"), [(5, 0), (-5, 0), (-12, 12)])
-def test_a_living_leader_is_not_robbed(hosts: Hosts, first: int, second: int) -> None:
+def test_a_living_leader_is_not_replaced(hosts: Hosts, first: int, second: int) -> None:
     living = hosts.lead("one", first, beat=30)
     wait_for(hosts.has_begun, "the first task")
     other = hosts.lead("two", second, beat=30)

@@ -179,13 +179,13 @@ def test_log_messages_are_shown_as_workers_write_them(folder: Path) -> None:
     assert line.endswith("INFO client: asked at 80")
 
 
-def test_whoever_leaves_a_debugger_sees_no_internals(folder: Path) -> None:
+def test_a_user_who_leaves_a_debugger_sees_no_internals(folder: Path) -> None:
     done = toilfn(folder, "debug", "store", "look", said="p 'n is', n\nq\n", status=130)
     assert "('n is', 3)" in done.stdout
     assert done.stderr == "toilfn: interrupted\n"
 
 
-def test_whoever_leaves_a_debugger_in_a_run_sees_no_internals_either(tmp_path: Path) -> None:
+def test_a_user_who_leaves_a_debugger_in_a_run_sees_no_internals(tmp_path: Path) -> None:
     script = "import toilfn as toil\nlook = toil.task(lambda: breakpoint())\ntoil.compute(look(), cluster='inline')\n"
     (tmp_path / "flow.py").write_text(script)
     done = toilfn(tmp_path, "run", "flow.py", "--store", "store", said="q\n", status=130)

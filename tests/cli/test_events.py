@@ -22,7 +22,7 @@ def events(url: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_everything_that_happened_is_told_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_events_are_reported_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     child = task("extra", "split", parent="sort 4")
     again = [outcome("sort 4", [child]), outcome("sort 4"), Forget((id_of("split"),)), outcome("split"), end("failed")]
     store = tell(tmp_path / "store", *half_done(), *again)

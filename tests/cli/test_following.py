@@ -64,7 +64,7 @@ def line_with(process: subprocess.Popen[str], part: str) -> str:
     return next(line for line in process.stdout if part in line)
 
 
-def test_the_leader_shows_it_and_so_does_who_follows_the_task(leader: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_the_leader_and_the_follower_of_the_task_show_it(leader: subprocess.Popen[str], tmp_path: Path) -> None:
     assert line_with(leader, "first line") == "chat: first line\n"
     with started(["-m", "toilfn", "logs", str(tmp_path / "store"), "chat", "--follow"]) as follower:
         assert line_with(follower, "line") == "first line\n"

@@ -48,7 +48,7 @@ def test_a_script_is_drawn_and_nothing_runs(project: Path) -> None:
     assert [path.name for path in project.iterdir()] == ["flow.py"]
 
 
-def test_what_is_done_and_what_follows_are_drawn_together(project: Path) -> None:
+def test_finished_and_later_tasks_are_drawn_together(project: Path) -> None:
     toilfn(project, "run", "flow.py", "--", "3")
     (project / "flow.py").write_text(SCRIPT.replace("return str(value)", "return str(value) + '!'"))
     text = toilfn(project, "graph", "flow.py", "--", "3").stdout

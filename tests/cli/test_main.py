@@ -47,12 +47,12 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "commands:" in capsys.readouterr().err
 
 
-def test_a_misspelled_command_is_put_right(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelled_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["statsu"]) == 2
     assert "unknown command 'statsu'; did you mean 'stats'?" in capsys.readouterr().err
 
 
-def test_wrong_flags_are_wrong_usage() -> None:
+def test_wrong_flags_are_usage_errors() -> None:
     with pytest.raises(SystemExit) as raised:
         main(["status"])
     assert raised.value.code == 2

@@ -46,7 +46,7 @@ def test_status_of_a_run_whose_leader_died(store: Store, capsys: pytest.CaptureF
     assert "running:" not in text
 
 
-def test_status_of_a_run_that_goes_on(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_a_run_that_has_not_ended(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with Lease.acquire(store):
         text = printed(capsys, "status", store.url)
         only = printed(capsys, "status", store.url, "--running")
@@ -124,7 +124,7 @@ def test_status_of_ended_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(printed(capsys, "status", str(tmp_path / "empty"), "--json"))["state"] == "empty"
 
 
-def test_what_programs_get_keeps_to_the_published_schema(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_for_programs_follows_the_published_schema(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["status", "--schema"])
     published = json.loads(capsys.readouterr().out)
@@ -163,7 +163,7 @@ def test_the_exit_statuses_are_those_of_the_schema_and_in_the_help(capsys: pytes
     assert all(f"{status} {state}" in said for state, status in EXIT_STATUSES.items())
 
 
-def test_status_waits_until_no_leader_leads(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_waits_until_no_leader_is_left(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     lease = Lease.acquire(store)
     assert main(["status", store.url, "--exit-code"]) == 10
     ended = threading.Event()
@@ -212,7 +212,7 @@ def test_logs_are_followed_until_the_task_is_done(store: Store) -> None:
     assert process.returncode == 0
 
 
-def test_logs_of_what_is_not_there(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_of_a_task_that_does_not_exist(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     which, cut_off = (id_of(name).hex()[:12] for name in ("sort 3", "sort 4"))
     assert "it is waiting, and no attempt has finished" in printed(capsys, "logs", store.url, cut_off, status=2)
     with Lease.acquire(store):
@@ -285,7 +285,9 @@ def test_stats_of_what_was_not_measured(tmp_path: Path, capsys: pytest.CaptureFi
     assert "memory    not known: no task took long enough" in printed(capsys, "stats", store.url)
 
 
-def test_what_was_forgotten_and_ran_again_counts_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_was_forgotten_and_ran_again_counts_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     once = [outcome("a"), outcome("a")]  # of two that raced, the first one counts
     store = tell(tmp_path / "s", epoch(), run("a"), function("f"), task("a", "f"), *once)
     tell(tmp_path / "s", Forget((id_of("a"),)), outcome("a"), end("done"))
@@ -421,7 +423,7 @@ def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("command", ["graph", "report", "resume"])
-def test_a_place_that_cannot_be_written_is_told_before_any_work(
+def test_a_place_that_cannot_be_written_is_reported_before_any_work(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for place, words in ((tmp_path / "none" / "x", "directory not found"), (tmp_path, "is a directory, not a file")):
@@ -432,7 +434,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "graph", "stats", "files", "kill"])
-def test_a_store_that_is_not_there_is_wrong_usage(
+def test_a_store_that_does_not_exist_is_wrong_usage(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = ["x"] if command == "logs" else []

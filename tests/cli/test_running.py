@@ -214,7 +214,7 @@ def test_workers_elsewhere_take_over_what_is_not_their_own(tmp_path: Path, monke
     assert os.environ == {"TESTED_BOTH": "worker", "SET": "set", "OURS": "leader"}
 
 
-def test_a_workflow_bears_workers_that_are_killed(folder: Path) -> None:
+def test_a_workflow_survives_workers_that_are_killed(folder: Path) -> None:
     # An interval that is much longer than a second attempt takes, also on a busy machine.
     arguments = ["--bad-worker", "0.5", "--bad-worker-interval", "1s", "--lost-retries", "100", "--retry-backoff"]
     out, _ = ran(folder, *arguments, "0.01s", "--store", "store", "--", "stubborn")

@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Store:
     return tell(tmp_path / "store", *half_done())
 
 
-def test_kill_where_nothing_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kill_when_nothing_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kill", store.url]) == 0
     assert capsys.readouterr().out == f"nothing is running in {store.url}\n"
     assert not store.has_flag("kill")
@@ -45,7 +45,7 @@ def test_kill_waits_for_the_leader(store: Store, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"stopped; to resume: toilfn resume {store.url}\n"
 
 
-def test_kill_of_a_leader_that_does_not_listen(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kill_of_a_leader_that_does_not_respond(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with Lease.acquire(store):
         assert main(["kill", store.url, "--timeout", "10ms"]) == 1
     assert "was asked to stop but is still running after" in capsys.readouterr().err
@@ -69,7 +69,9 @@ def test_clean_leaves_a_store_that_is_in_use(store: Store, capsys: pytest.Captur
     assert len(View(open_store(store.url)).tasks) == 8
 
 
-def test_clean_asks_a_person(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clean_asks_before_it_removes_a_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

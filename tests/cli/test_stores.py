@@ -76,7 +76,7 @@ def test_the_depth_says_how_far_to_look_and_a_store_may_be_named_itself(
     assert capsys.readouterr().out == "no store was found\n"
 
 
-def test_a_led_store_runs_and_a_damaged_one_does_not_hide_the_others(
+def test_a_store_with_a_leader_is_running_and_a_damaged_one_does_not_hide_the_others(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tell(place / "led", *half_done(), started("sort 4"))
@@ -124,7 +124,7 @@ def old(place: Path) -> Path:
     return place
 
 
-def test_clean_removes_what_is_old(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clean_removes_old_stores(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["clean", "--older-than", "30d", str(old), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert f"file://{old}/done: done, last used 40d 00h ago" in said

@@ -177,7 +177,7 @@ def root_of(url: str, receiver: Receiver) -> dict[str, Any]:
     return {**values(root.attributes), "end": root.end_time_unix_nano / 1e9, "trace": root.trace_id}
 
 
-def test_a_run_that_goes_on_was_abandoned_or_is_resumed(tmp_path, receiver):
+def test_a_run_that_has_not_ended_is_abandoned_or_resumed(tmp_path, receiver):
     store = tell(tmp_path / "store", *half_done())
     with Lease.acquire(store):
         going = root_of(store.url, receiver)
@@ -219,7 +219,7 @@ def test_no_other_urls_and_no_credentials_in_them(option, url, tmp_path, capsys)
     assert option in capsys.readouterr().err
 
 
-def test_somebody_must_say_where_to(store, receiver, capsys):
+def test_a_trace_without_a_destination_is_refused(store, receiver, capsys):
     assert main(["trace", store]) == 2
     assert "the trace has no destination" in capsys.readouterr().err
 

@@ -48,6 +48,6 @@ def test_a_command_that_reports_loads_no_pickle(command: str, tmp_path: Path, mo
     assert not (tmp_path / "exploded").exists()
 
 
-def test_loading_such_a_payload_would_be_noticed(tmp_path: Path) -> None:
+def test_loading_a_harmful_payload_would_be_noticed(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Bomb(tmp_path / "exploded")))
     assert (tmp_path / "exploded").exists()

@@ -102,7 +102,7 @@ def toilfn(tmp_path: Path) -> Iterator[Shell]:
         yield shell
 
 
-def test_a_run_from_start_to_clean(toilfn: Shell) -> None:
+def test_a_run_from_its_start_to_the_removal_of_its_store(toilfn: Shell) -> None:
     toilfn.gate.touch()
     assert toilfn("run", "flow.py", "--store", "store", "--", str(toilfn.gate)) == "result {'sum': 14}\n"
     assert toilfn.status()["state"] == "done"
@@ -132,7 +132,7 @@ def test_a_run_is_watched_killed_and_resumed(toilfn: Shell) -> None:
     assert toilfn.status()["tasks"]["done"] == 7
 
 
-def test_an_interrupted_run_ends_what_it_has_begun(toilfn: Shell) -> None:
+def test_an_interrupted_run_ends_the_jobs_that_it_started(toilfn: Shell) -> None:
     process = toilfn.start("run", "flow.py", "--store", "store", "--", str(toilfn.gate))
     toilfn.wait_until(lambda status: bool(status["running"]) and status["tasks"]["done"] >= 2)
     process.send_signal(signal.SIGINT)
@@ -156,7 +156,7 @@ def test_an_edit_is_explained(toilfn: Shell) -> None:
     assert toilfn.status()["tasks"]["done"] == 7
 
 
-def test_a_failure_is_told_everywhere(toilfn: Shell) -> None:
+def test_a_failure_is_reported_everywhere(toilfn: Shell) -> None:
     err = toilfn("run", "flow.py", "--store", "store", "--", "fail", status=1)
     assert "toilfn: 1 task failed" in err
     assert "no 3" in err

@@ -49,13 +49,13 @@ def test_short_tasks_follow_each_other_on_one_node():
 
 
 @pytest.mark.parametrize("state", ["IDLE+CLOUD", "ALLOCATED+CLOUD+POWERING_UP"])
-def test_a_node_that_is_there_or_boots_is_used_first(state):
+def test_a_node_that_exists_or_boots_is_used_first(state):
     shown = text(("a", state), ("b", DOWN))
     assert started(shown, Demand(TWO_CORES, 2, 60)) == []
     assert started(shown, Demand(TWO_CORES, 3, 60)) == ["b"]
 
 
-def test_what_runs_now_is_taken_for_ended_when_the_tasks_are_ready():
+def test_running_tasks_are_assumed_to_have_ended_when_the_later_ones_are_ready():
     shown = text(("a", "ALLOCATED+CLOUD"), used=4) + "\n" + text(("b", DOWN))
     assert started(shown, Demand(TWO_CORES, 2, 60)) == ["b"]
     assert started(shown, Demand(TWO_CORES, 2, 60), target_time=1800.0) == []
@@ -100,7 +100,9 @@ def scontrol(monkeypatch, tmp_path) -> Path:
     return folder
 
 
-def test_ahead_waits_while_slurm_is_away_and_says_so_once_for_each_time(scontrol, monkeypatch, capsys, tmp_path):
+def test_starting_nodes_ahead_waits_while_slurm_is_away_and_says_so_once_each_time(
+    scontrol, monkeypatch, capsys, tmp_path
+):
     for number, answer in enumerate([f"1 {AWAY}", f"1 {AWAY}", "0", f"1 {AWAY}", "0"]):
         (scontrol / str(number)).write_text(f"{answer}\n")
 
@@ -118,7 +120,7 @@ def test_ahead_waits_while_slurm_is_away_and_says_so_once_for_each_time(scontrol
     assert shown.out.count("cpu-0: started, because two tasks will be ready") == 2
 
 
-def test_ahead_ends_if_slurm_does_not_let_this_user_start_nodes(scontrol, capsys, tmp_path, monkeypatch):
+def test_starting_nodes_ahead_ends_if_slurm_does_not_let_this_user_start_nodes(scontrol, capsys, tmp_path, monkeypatch):
     (scontrol / "0").write_text("1 slurm_update error: Invalid user id\n")
     monkeypatch.setattr(ahead, "start_ahead", lambda *arguments: power.scontrol("update", "nodename=cpu-0"))
     open_store(tmp_path / "run", sync=False)

@@ -204,7 +204,7 @@ def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(amazon):
     assert call > 30
 
 
-def test_what_a_cluster_did_not_make_is_left_alone(amazon):
+def test_resources_that_a_cluster_did_not_create_are_left_alone(amazon):
     cloud, steps = fresh(amazon)
     other, others = fresh(amazon)
     name = f"toilfn-{cloud.name}-{REGION}-worker"
@@ -303,7 +303,7 @@ def test_a_refusal_at_the_last_step_says_why_and_leaves_nothing_behind_after_des
         ("tags:", "zones: [eu-central-1z]\ntags:", "no subnet to use in zone 'eu-central-1z'"),
     ],
 )
-def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(amazon, old, new, said):
+def test_settings_that_the_cloud_does_not_have_are_refused_before_anything_is_created(amazon, old, new, said):
     cloud, _ = fresh(amazon)
     text = TEXT.replace("NAME", cloud.name).replace("KEY", SECRETS.host_public).replace(old, new)
     with pytest.raises(InputError, match=re.escape(said)):
@@ -408,7 +408,7 @@ def test_without_credentials_one_line_says_so(monkeypatch, capsys, tmp_path):
     assert "Unable to locate credentials" in capsys.readouterr().err
 
 
-def test_the_whole_way_on_the_command_line(moto_server, monkeypatch, capsys, tmp_path):
+def test_a_run_from_launch_to_destroy_on_the_command_line(moto_server, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.url)
     monkeypatch.chdir(tmp_path)
     name = f"c{uuid.uuid4().hex[:12]}"
@@ -429,7 +429,7 @@ def test_the_whole_way_on_the_command_line(moto_server, monkeypatch, capsys, tmp
     assert f"cluster {name!r} not found" in capsys.readouterr().err
 
 
-def test_a_store_goes_with_its_cluster_and_nothing_beside_it(moto_server, monkeypatch, capsys, tmp_path):
+def test_a_store_is_removed_with_its_cluster_and_nothing_beside_it(moto_server, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.url)
     name = f"c{uuid.uuid4().hex[:12]}"
     beside = tmp_path / "place" / "mine.txt"

@@ -79,7 +79,7 @@ def test_sizes_become_the_smallest_container_of_fargate_that_has_them(cores, mem
         ("types: [c6i.xlarge]", "cores: 17", "Fargate's largest containers have 16 cores and 120 GiB"),
     ],
 )
-def test_what_dask_cannot_do_is_refused(old, new, said):
+def test_requirements_that_dask_cannot_satisfy_are_refused(old, new, said):
     with pytest.raises(InputError, match=said):
         arguments_of(read(TEXT.replace(old, new, 1)))
 

@@ -93,7 +93,7 @@ def test_tasks_that_wait_for_nothing_are_needed_now(store):
     assert looked(run) == [one(1, 300, count=2)]
 
 
-def test_a_task_counts_once_what_it_waits_for_has_taken_as_long_as_such_tasks_do(store):
+def test_a_waiting_task_counts_once_its_inputs_have_taken_their_usual_time(store):
     run = RunDemand(store, 300)
     write(store, *began("z"), task("a"), task("b"), task("z", "sum up", "a", "b"), started("a"), started("b"))
     assert looked(run, NOW + 500) == []  # how long these tasks take is unknown
@@ -104,7 +104,7 @@ def test_a_task_counts_once_what_it_waits_for_has_taken_as_long_as_such_tasks_do
     assert looked(run, NOW + 601) == [one(4, 300)]
 
 
-def test_all_that_a_task_has_created_must_be_done_as_well(store):
+def test_the_tasks_that_a_task_created_must_be_complete_as_well(store):
     run = RunDemand(store, 300)
     write(store, *began("z"), task("a"), task("z", "sum up", "a"), started("a"))
     write(store, done("a", 10, task("child", parent="a")))
@@ -134,7 +134,7 @@ def test_defaults_of_the_newest_run_count_also_for_tasks_that_were_recorded_befo
     assert looked(run) == [Demand(Resources(1, 2 * GIB, GIB), 1, 300)]
 
 
-def test_what_the_cluster_has_is_known_by_its_jobs_and_services_have_no_end(store):
+def test_the_size_of_the_cluster_is_known_from_its_jobs_and_services_have_no_end(store):
     run = RunDemand(store, 300)
     write(store, *began("a", "b"), *(task(name) for name in "abc"), task("s", "serve", "a"))
     write(store, Started((id_of("a"), id_of("b")), "7", NOW), started("c", "8"), done("c", 20))

@@ -50,13 +50,13 @@ def test_the_template_is_a_description_also_with_every_key_in_use():
         ("[1, 2]", "cluster.yaml: not a mapping of keys and values"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_its_line(text, said):
+def test_a_mistake_is_named_with_its_line(text, said):
     with pytest.raises(InputError) as caught:
         read(text)
     assert said in str(caught.value)
 
 
-def test_everything_that_is_wrong_is_named_at_once():
+def test_all_mistakes_are_named_at_once():
     with pytest.raises(InputError) as caught:
         read("name: A\nregion: x\npools:\n  - name: a\n    types: [X_Y]\n    min: -1\nscaling: 5\n")
     assert len(str(caught.value).splitlines()) == 4
@@ -88,7 +88,7 @@ def test_a_value_on_the_command_line_that_cannot_be_used_is_named(setting, said)
     assert said in str(caught.value)
 
 
-def test_toils_words_are_understood():
+def test_node_types_and_workers_of_toil_are_understood():
     assert from_words("c5.4xlarge/c5a.4xlarge:0.42,t2.large", "0-2,5") == [
         {"name": "pool1", "types": ["c5.4xlarge", "c5a.4xlarge"], "spot": True, "max_price": 0.42, "min": 0, "max": 2},
         {"name": "pool2", "types": ["t2.large"], "min": 5, "max": 5},
@@ -104,12 +104,12 @@ def test_toils_words_are_understood():
         ("a", "3-1", "'3-1' is not a number of workers"),
     ],
 )
-def test_words_that_mean_nothing_are_refused(types, workers, said):
+def test_types_and_workers_that_cannot_be_parsed_are_refused(types, workers, said):
     with pytest.raises(InputError, match=re.escape(said)):
         from_words(types, workers)
 
 
-def test_a_number_of_workers_is_a_range_of_one():
+def test_one_number_of_workers_is_the_minimum_and_the_maximum():
     assert parse_workers("0-2,5") == [(0, 2), (5, 5)]
 
 

@@ -183,7 +183,7 @@ def test_pools_become_node_pools_that_tasks_reach(tmp_path, capsys, monkeypatch)
     assert {"operator": "Equal", **taint} in tolerated
 
 
-def test_what_a_leader_may_do_is_the_role_of_the_examples():
+def test_the_rights_of_a_leader_are_the_role_of_the_examples():
     examples = Path(__file__).parents[2] / "examples" / "kubernetes" / "role.yaml"
     (wanted,) = [one["rules"] for one in yaml.safe_load_all(examples.read_text()) if one["kind"] == "Role"]
     written = yaml.safe_load_all(eks.manifests(read(TEXT.replace("NAME", "lab"))))

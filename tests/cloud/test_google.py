@@ -297,7 +297,7 @@ def test_a_change_that_fails_later_is_an_error_of_the_launch(google):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_cluster_did_not_make_is_left_alone(google, kind):
+def test_resources_that_a_cluster_did_not_create_are_left_alone(google, kind):
     cloud, _, _ = steps_for(kind)
     other, others, _ = steps_for(kind, "other")
     part = "w" if kind == "slurm" else "n"
@@ -438,7 +438,7 @@ def test_no_capacity_in_any_zone_says_what_to_do(google):
         ("pools=[{name: big, cores: 4}]", "pool big: on Google Cloud, pools need types"),
     ],
 )
-def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(google, setting, said):
+def test_settings_that_the_cloud_does_not_have_are_refused_before_anything_is_created(google, setting, said):
     settings = [setting] if setting.startswith("pools") else [setting, "cpu.disks={}"]
     cloud, _, description = steps_for("slurm", "lab", *settings)
     with pytest.raises(InputError, match=re.escape(said)):
@@ -459,13 +459,13 @@ def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(google,
         (["cpu.name=controller"], "pools[0].name: the name 'controller' is reserved"),
     ],
 )
-def test_what_google_does_not_allow_is_named_with_its_place(settings, said):
+def test_a_value_that_google_does_not_allow_is_named_with_its_place(settings, said):
     with pytest.raises(InputError) as caught:
         described("lab", "slurm", *settings)
     assert said in str(caught.value)
 
 
-def test_what_is_wrong_at_google_is_named_with_its_line():
+def test_a_mistake_for_google_is_named_with_its_line():
     with pytest.raises(InputError, match=r"cluster\.yaml:19: pools\[1\]\.max_price"):
         read(TEXT.replace("NAME", "lab").replace("KEY", "key.pub") + "    max_price: 1\n")
 
@@ -536,7 +536,7 @@ def test_pools_become_node_pools_and_spot_machines_have_a_taint(google):
     assert everything(google) == []
 
 
-def test_a_cluster_that_is_still_being_made_is_destroyed_when_it_is_ready(google):
+def test_a_cluster_that_is_still_being_created_is_destroyed_when_it_is_ready(google):
     cloud, steps, _ = steps_for("kubernetes")
     launch("lab", steps, quiet)
     google.clusters["toilfn-lab"]["status"] = "PROVISIONING"
@@ -567,7 +567,7 @@ def test_a_project_without_kubernetes_is_one_without_clusters_of_it(google):
 # The command line and the machines' boot data
 
 
-def test_the_whole_way_on_the_command_line(google, monkeypatch, capsys, tmp_path):
+def test_a_run_from_launch_to_destroy_on_the_command_line(google, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "key.pub").write_text(SECRETS.host_public)
     (tmp_path / "cluster.yaml").write_text(TEXT.replace("NAME", "other").replace("KEY", str(tmp_path / "key.pub")))

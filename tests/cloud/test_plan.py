@@ -45,7 +45,7 @@ def test_a_task_that_waits_for_others_comes_after_them_and_machines_go_meanwhile
     assert plan.pools[0].hours < 2.0 + 2.0 + 10 * 4 * 60 / 3600
 
 
-def test_what_no_machine_can_run_is_named_and_the_rest_is_planned():
+def test_a_task_that_no_machine_can_run_is_named_and_the_rest_is_planned():
     settings = Settings((Pool("cpu", (BOX,)),))
     plan = simulate(settings, [Step("big", Resources(64), 60.0), Step("small", ONE, 60.0, (0,))])
     assert plan.tasks == 1

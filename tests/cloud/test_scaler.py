@@ -99,7 +99,7 @@ def test_a_short_task_does_not_wait_for_days_behind_a_long_one():
     assert created(actions) == {("c4", "c4.8xlarge"): 1 + 1 + 12}
 
 
-def test_a_task_fits_between_others_in_time():
+def test_a_short_task_fits_in_time_between_others():
     line = Timeline(Amounts(4, 8))
     line.take(Amounts(3, 1), 100)
     assert line.place(Amounts(2, 1), 50, 10, 200) == 4  # two lanes from 100 to 150, and from 150 to 200
@@ -115,7 +115,7 @@ def test_a_task_fits_between_others_in_time():
         (task(1, accelerators=(Accelerator(),)), "does not have the accelerators"),
     ],
 )
-def test_what_fits_no_machine_is_reported_with_the_nearest_limit(resources, limit):
+def test_a_task_that_fits_no_machine_is_reported_with_the_nearest_limit(resources, limit):
     settings = plain(Pool("both", (C4, R3)))
     actions, _ = decide(settings, [], [Demand(resources, 7, 60), Demand(task(), 1, 60)], Memory(), 0)
     (unplaced,) = [action for action in actions if isinstance(action, Unplaced)]
@@ -124,7 +124,7 @@ def test_what_fits_no_machine_is_reported_with_the_nearest_limit(resources, limi
     assert sum(created(actions).values()) == 1
 
 
-def test_accelerators_are_looked_for_by_what_is_asked_of_them():
+def test_accelerators_are_found_by_the_requested_kind():
     gpu = MachineType("g5", 8, 32 * GIB, 100 * GIB, 2.0, (Accelerator(2, "gpu", "a10g", "nvidia", "cuda"),))
     settings = plain(Pool("plain", (C4,)), Pool("gpu", (gpu,)), target_time=0)
     actions, _ = decide(
@@ -289,7 +289,7 @@ def test_small_machines_keep_a_larger_share_of_memory_than_large_ones(memory, le
     assert least < usable(MachineType("t", 2, memory, 50 * GIB)).memory / memory < most
 
 
-def test_a_task_that_asks_for_a_whole_machine_does_not_fit_it():
+def test_a_task_that_requests_a_whole_machine_does_not_fit_it():
     settings = Settings((Pool("c4", (C4,)),))
     (action,), _ = decide(settings, [], [Demand(task(1, 60 * GIB), 1, 60)], Memory(), 0)
     assert isinstance(action, Unplaced)
@@ -297,7 +297,7 @@ def test_a_task_that_asks_for_a_whole_machine_does_not_fit_it():
     assert isinstance(action, Create)
 
 
-def test_what_was_seen_on_real_machines_fits():
+def test_figures_of_real_machines_are_accepted():
     r5 = MachineType("r5.2xlarge", 8, 64 * GIB, 50 * GIB)
     room = usable(r5)  # a node of this type had 61.5 GiB for pods
     assert 58 * GIB < room.memory < 61.5 * GIB

@@ -103,7 +103,7 @@ def test_more_tasks_never_need_fewer_machines(shape, seconds, some, more):
 
 @settings(max_examples=60)
 @given(shapes.filter(lambda shape: shape.cores <= 32), times, st.integers(1, 200), st.integers(0, 100))
-def test_more_tasks_are_given_at_most_one_machine_less_of_money(shape, seconds, some, more):
+def test_more_tasks_cost_at_most_the_price_of_one_machine_less(shape, seconds, some, more):
     pool = Pool("any", TYPES, max=1000)
     prices = {kind.name: kind.cost() for kind in TYPES}
     costs = []

@@ -50,7 +50,7 @@ def test_another_host_key_than_that_of_the_launch_is_refused(sshd, host, tmp_pat
 
 
 @pytest.mark.parametrize("key", ["", "no key", "ssh-ed25519 AAAA\n* ssh-rsa BBBB"])
-def test_what_is_not_one_key_is_refused(host, key):
+def test_a_text_that_is_not_one_key_is_refused(host, key):
     with pytest.raises(InputError, match="is not a public key"):
         ssh(Host(host.address, key, host.user, host.port), ["true"])
 
@@ -94,7 +94,7 @@ def test_a_port_is_forwarded(sshd, host):
         server.shutdown()
 
 
-def test_a_port_that_is_none_is_refused(host):
+def test_a_port_that_is_not_a_number_is_refused(host):
     from toilfn.cloud.ssh import forward
 
     with pytest.raises(InputError, match="is not a port to forward"):

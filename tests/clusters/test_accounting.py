@@ -26,7 +26,7 @@ def forgetful(request):
         yield FORGETFUL[request.param]
 
 
-def test_what_the_queue_forgot_is_asked_of_the_accounting(forgetful, tmp_path):
+def test_jobs_that_the_queue_has_forgotten_are_found_in_the_accounting(forgetful, tmp_path):
     """Endings are told apart: well, with an error, killed."""
     (tmp_path / "job.sh").write_text("case $2 in good) exit 0;; bad) exit 4;; *) exec sleep 60;; esac")
     cluster = forgetful(poll_interval=0.1, worker_command=("sh", str(tmp_path / "job.sh")))
@@ -52,7 +52,7 @@ def wait_ended(cluster, jobs, limit=30):
     return ended
 
 
-def test_event_logs_spare_condor_the_question():
+def test_jobs_with_event_logs_need_no_condor_history():
     """condor_history reads long files."""
     for spool in system("htcondor"):
         folder = spool.parent
@@ -211,7 +211,7 @@ def test_event_logs_are_understood():
     }
 
 
-def test_bindings_are_used_where_they_find_a_schedd(tmp_path):
+def test_the_python_bindings_are_used_if_they_find_a_schedd(tmp_path):
     """The package alone, on a machine without HTCondor, is of no use."""
     pytest.importorskip("htcondor2", reason="the package htcondor is not installed")
     queue = chosen_queue(Commands("away"), wanted=None)

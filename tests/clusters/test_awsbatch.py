@@ -70,7 +70,7 @@ def test_a_killed_leaders_jobs_are_adopted(there, start):
 
 
 @pytest.mark.slow
-def test_what_was_printed_is_known_when_the_whole_container_is_killed(there, start):
+def test_output_is_known_when_the_whole_container_is_killed(there, start):
     before = containers_of_jobs()
     leader, marks = start("awsbatch", "patient", lost_retries=0, cluster=there)
     wait_for_marks(leader, marks, 1)
@@ -151,7 +151,7 @@ def test_the_end_of_a_failed_jobs_log_and_its_streams_name_are_in_the_error(open
     assert update.detail.endswith("on purpose")
 
 
-def test_what_was_printed_before_the_walltime_was_over_is_the_log(opened, tmp_path):
+def test_output_printed_before_the_end_of_the_walltime_is_the_log(opened, tmp_path):
     cluster = opened('echo it was here >> "$TOILFN_OUTPUT_FILE"; touch "$1/started"; exec sleep 600')
     (job,) = cluster.submit(named("b", shape=Resources(1, 200 * 2**20, 2**20, walltime=3600)))
     wait_for((tmp_path / "started").exists, "the job to start")
@@ -247,7 +247,7 @@ def test_a_jobs_overrides_say_what_it_needs(opened, batch):
     assert end_of(cluster, job).cause is None
 
 
-def test_submissions_are_cut_by_number_and_by_the_length_of_names():
+def test_submissions_are_split_by_number_and_by_the_length_of_names():
     """All overrides of a job together must not be longer than 8192 characters."""
     parts = list(awsjobs.job_portions(named(*(f"{number:0100}" for number in range(100))), 30))
     assert [len(part) for part in parts] == [30, 30, 30, 10]
@@ -291,7 +291,7 @@ def test_a_job_that_its_queue_can_never_run_is_ended():
     assert awsjobs.interpret({"status": "RUNNABLE"}).state is JobState.QUEUED
 
 
-def test_an_image_that_is_not_there_is_named(opened):
+def test_an_image_that_does_not_exist_is_named(opened):
     cluster = opened(image="127.0.0.1:26850/nosuch:1")
     (job,) = cluster.submit(named("b"))
     update = end_of(cluster, job)
@@ -317,7 +317,7 @@ def test_wrong_settings_give_one_clear_error(opened, monkeypatch, changes, words
         opened(**changes)
 
 
-def test_missing_credentials_are_told_with_what_to_do(opened, monkeypatch, tmp_path):
+def test_missing_credentials_are_reported_with_a_hint(opened, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))

@@ -216,7 +216,7 @@ def test_jobs_of_others_are_not_even_asked_for(name, tmp_path):
             cluster.close()
 
 
-def test_a_hold_by_a_person_is_waited_for_and_told_once(tmp_path):
+def test_a_hold_by_a_person_is_waited_for_and_reported_once(tmp_path):
     """The job is not removed, and goes on when it is released."""
     for spool in system("htcondor"):
         worker = ("sh", "-c", 'while ! test -e "$0/go"; do sleep 0.05; done')

@@ -40,11 +40,11 @@ class TestProcesses(ClusterContract):
         assert self.wait_ended(cluster, jobs[:1])[jobs[0]].cause is None
         assert not (folder / "started ok-2").exists()
 
-    def test_what_takes_too_long_is_ended(self, cluster):
+    def test_a_command_that_takes_too_long_is_ended(self, cluster):
         (job,) = cluster.submit(self.batches("sleep", resources=Resources(walltime=0.3)))
         assert self.wait_ended(cluster, [job])[job].cause is Cause.WALLTIME
 
-    def test_what_a_killed_process_had_printed_is_its_log(self, context):
+    def test_the_output_of_a_killed_process_is_its_log(self, context):
         script = "echo it was here; kill -9 $$"
         cluster = ProcessCluster(1, worker_command=("sh", "-c", script))
         cluster.open(context)
@@ -55,7 +55,7 @@ class TestProcesses(ClusterContract):
         assert update.detail == "the worker ended with signal 9; its output ends with: it was here"
         cluster.close()
 
-    def test_what_took_too_long_says_how_long_it_had(self, context):
+    def test_an_attempt_that_took_too_long_says_how_long_it_had(self, context):
         cluster = ProcessCluster(1, worker_command=("sh", "-c", "echo it was here; exec sleep 60"))
         cluster.open(context)
         (job,) = cluster.submit(self.batches("ok", resources=Resources(walltime=1)))
@@ -113,7 +113,7 @@ def test_local_tasks_are_processes_of_the_leader(torque, tmp_path):
     assert near == os.getpid() != far
 
 
-def test_the_death_of_a_local_task_is_told(torque, tmp_path):
+def test_the_death_of_a_local_task_is_reported(torque, tmp_path):
     with pytest.raises(toil.FailedTasksError, match="signal 11"):
         toil.compute(
             broken(parent_there(1)), store=tmp_path / "store", cluster=TorqueCluster(poll_interval=0.2), lost_retries=0

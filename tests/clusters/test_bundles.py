@@ -78,6 +78,6 @@ def test_a_task_that_ends_its_worker_is_found_among_the_others(torque, tmp_path)
         ({"bundle": 0, "gather": 0}, True, (0.0, 0.0, None)),
     ],
 )
-def test_what_settings_mean_for_the_scheduler(given, is_queue, expected):
+def test_settings_become_values_of_the_scheduler(given, is_queue, expected):
     chosen = policy(Settings.resolve(**given), 0.5, is_queue=is_queue)
     assert (chosen.target_seconds, chosen.gather, chosen.probes) == expected

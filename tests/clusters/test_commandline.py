@@ -145,7 +145,7 @@ def test_patience_ends(lsf, opened):
     (lsf / "away").unlink()
 
 
-def test_a_job_that_nothing_knows_is_unknown_and_then_lost(lsf, opened, monkeypatch):
+def test_a_job_that_the_system_does_not_know_is_unknown_and_then_lost(lsf, opened, monkeypatch):
     monkeypatch.setattr(LSFCluster, "grace", 1.0)
     cluster = opened(LSFCluster, "sleep 60")
     cluster.submit(batches("a"))
@@ -166,7 +166,7 @@ def test_a_refusal_says_what_was_submitted_and_leaves_nothing(lsf, opened):
     assert list(cluster.log_directory.iterdir()) == []
 
 
-def test_what_was_submitted_before_a_refusal_is_told_and_lives(lsf, opened):
+def test_jobs_submitted_before_a_refusal_are_reported_and_live(lsf, opened):
     cluster = opened(LSFCluster, "sleep 60")
     impossible = Resources(cores=1, memory=2**28)
     cluster.settings["job_directives_skip"] = ["-M 262144"]  # the fake wants -M
@@ -222,7 +222,7 @@ def test_a_node_that_cannot_write_the_log_hints_at_the_folder(lsf, opened):
         (["set -u", 'echo "$no_such_variable"'], 2, "no_such_variable"),
     ],
 )
-def test_a_failing_prologue_fails_the_job_with_its_words(lsf, opened, lines, status, words):
+def test_a_failing_prologue_fails_the_job_with_its_message(lsf, opened, lines, status, words):
     cluster = opened(LSFCluster, "echo worker ran", job_script_prologue=lines)
     cluster.submit(batches("a"))
     (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
@@ -327,7 +327,7 @@ def test_where_logs_go_is_a_setting_of_the_run_too(htcondor, tmp_path):
     [("ada", "ada"), ("Ada.King", "Ada.King"), ("host$", "host$"), ("böb", "böb")]
     + [(odd, None) for odd in ("ada@lab.org", "LAB\\ada", "a,b", "@group", "*", "a[bc]", "", None)],
 )
-def test_a_name_that_batch_systems_read_as_something_else_is_not_asked_for(monkeypatch, name, asked):
+def test_a_login_name_that_batch_systems_misread_is_not_used_in_queries(monkeypatch, name, asked):
     def entry(number):
         if name is None:
             raise KeyError(number)

@@ -85,7 +85,7 @@ def run(tmp_path):
         cluster.close()
 
 
-def test_cluster_objects_and_clients_will_do_as_well(dask_cluster, run):
+def test_cluster_objects_and_clients_are_accepted_too(dask_cluster, run):
     assert run(dask_cluster, "exit 0").cause is None
     with Client(dask_cluster, set_as_default=False) as client:
         assert run(client, "exit 0").cause is None
@@ -106,7 +106,7 @@ def test_nodes_are_the_machines_of_workers(dask_cluster):
     [Resources(cores=3), Resources(memory=2**33), Resources(accelerators=(Accelerator(2),))],
     ids=["cores", "memory", "accelerators"],
 )
-def test_what_no_worker_has_is_an_error_and_not_an_endless_wait(dask_cluster, run, shape):
+def test_resources_that_no_worker_has_are_an_error_and_not_an_endless_wait(dask_cluster, run, shape):
     with pytest.raises(ClusterError, match=r"no dask worker has .*; the workers have 2 threads"):
         run(dask_cluster, "exit 0", shape)
 

@@ -30,7 +30,7 @@ def test_it_is_found_by_its_name_and_runs_a_workflow(installed, tmp_path):
     assert done.stdout == "[0, 1, 2, 3, 4, 5]\n", done.stderr
 
 
-def test_it_keeps_the_contract_in_its_own_tests(installed):
+def test_the_example_cluster_passes_the_contract_tests(installed):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE)]
     done = subprocess.run(command, env=installed, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

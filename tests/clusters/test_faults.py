@@ -141,7 +141,7 @@ def faults(world):
     ]
 
 
-def test_whatever_a_question_gives_running_jobs_go_on(world, opened, store):
+def test_running_jobs_continue_whatever_a_query_answers(world, opened, store):
     cluster = opened()
     jobs = submitted(cluster, "wait-1", "wait-2")
     started(cluster, store, "wait-1", "wait-2")
@@ -248,7 +248,7 @@ def test_batches_of_a_doubtful_submission_that_go_out_in_others_run_once(world, 
     polled_until(cluster, lambda _: of_the_run() == {cluster._base(job)})
 
 
-def test_a_submission_that_comes_through_late_is_ended(world, opened, store, caplog):
+def test_a_submission_that_succeeds_late_is_ended(world, opened, store, caplog):
     """It was sent again meanwhile: of the two jobs the one stays whose id is known."""
     cluster = opened()
     world.kit.next(world.submit, late(store / "late", world.away))
@@ -262,7 +262,7 @@ def test_a_submission_that_comes_through_late_is_ended(world, opened, store, cap
     assert all_end(cluster, jobs)[jobs[0]].cause is None
 
 
-def test_a_job_that_no_answer_tells_of_is_ended_before_it_counts_as_lost(world, opened, store, monkeypatch):
+def test_a_job_that_is_in_no_answer_is_ended_before_it_counts_as_lost(world, opened, store, monkeypatch):
     """What it ran can be started again then."""
     monkeypatch.setattr(type(cluster := opened()), "grace", 1.0)
     jobs = submitted(cluster, "sleep-1")
@@ -303,7 +303,7 @@ def test_a_kill_that_is_refused_is_repeated(world, opened, store, monkeypatch):
     assert all_end(cluster, jobs)[jobs[0]].cause is Cause.LOST
 
 
-def test_accounting_that_does_not_answer_holds_up_nothing_else(world, opened, store):
+def test_accounting_that_does_not_answer_delays_nothing_else(world, opened, store):
     cluster = opened()
     world.kit.always(world.account, refuse("sacct: error: slurm_persist_conn_open_without_init: Connection refused"))
     jobs = submitted(cluster, "quick-1", "wait-2")
@@ -326,7 +326,7 @@ def test_refused_questions_about_the_site_stop_nothing(world, monkeypatch, tmp_p
     assert opened()._array_limit == world.kind.array_limit
 
 
-def test_another_name_in_the_environment_is_not_believed(world, opened, store, monkeypatch):
+def test_the_user_name_in_the_environment_is_not_trusted(world, opened, store, monkeypatch):
     """Whose jobs are asked for is the system's own question."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "alice")
@@ -392,7 +392,7 @@ def test_a_command_that_is_away_for_a_while_is_an_outage(world, opened, store):
 
 
 @pytest.mark.slow
-def test_a_run_ends_well_whatever_its_commands_do(world, start):
+def test_a_run_succeeds_whatever_the_commands_of_the_system_do(world, start):
     """Each task runs once, though hardly a question is answered at once."""
     chance = random.Random(7)
     submissions = [

@@ -15,7 +15,7 @@ NAME: error: _establish_config_source: failed to fetch config
 NAME: fatal: Could not establish a configuration source"""
 
 
-def test_a_slurm_without_configuration_is_reported_once_and_ends_with_its_words(tmp_path, monkeypatch, caplog):
+def test_a_slurm_without_configuration_is_reported_once_and_ends_with_its_message(tmp_path, monkeypatch, caplog):
     commands = tmp_path / "bin"
     commands.mkdir()
     for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo"):

@@ -109,7 +109,7 @@ def printed(process):
     return json.loads(text)
 
 
-def test_workers_have_what_was_loaded(start):
+def test_workers_have_the_modules_that_were_loaded(start):
     looks = printed(start("look"))
     assert {loaded for loaded, _, _ in looks} == {"before the fork"}
     assert all(leads_session for _, _, leads_session in looks)
@@ -144,7 +144,7 @@ def test_a_run_that_fails_before_the_cluster_is_opened_leaves_no_fork_server(mon
     assert not psutil.Process().children()
 
 
-def test_a_worker_that_cannot_be_forked_ends_with_the_systems_words(monkeypatch):
+def test_a_worker_that_cannot_be_forked_ends_with_the_systems_message(monkeypatch):
     def refuses():
         raise OSError(errno.EAGAIN, "no more processes")
 

@@ -97,7 +97,7 @@ def test_a_job_in_the_error_state_ends_and_is_removed(gridengine, run):
     assert "E" in update.detail
 
 
-def test_refusals_carry_its_words_and_the_script(run):
+def test_refusals_contain_its_message_and_the_script(run):
     with pytest.raises(ClusterError, match=r'(?s)requests unknown queue "nosuch".*#\$ -q nosuch'):
         run("exit 0", queue="nosuch")
     with pytest.raises(ClusterError, match=r'(?s)parallel environment "nosuch" does not exist.*-pe nosuch 2'):

@@ -95,7 +95,7 @@ LIMITS = {"category": "-l h_rt=310,h_vmem=683594K -pe smp 2", "slots": "1"}
         ({"hard_resources": "h_vmem=1G", "maxvmem": "1.000G"}, Cause.MEMORY),
     ],
 )
-def test_the_limit_that_was_broken_is_named(failed, fields, cause):
+def test_the_exceeded_limit_is_named(failed, fields, cause):
     assert accounted(record(failed, "137", **fields)).cause is cause
 
 
@@ -166,7 +166,7 @@ def test_qstats_rows_are_read():
 
 
 @pytest.mark.parametrize("text", ["", "NOTICE", QSTAT[:100], QSTAT[:-20], "<job_info>", "{}", "<a></job_info>"])
-def test_an_answer_that_is_not_whole_is_none(text):
+def test_an_incomplete_answer_is_not_an_answer(text):
     assert queue_rows(text) is None
 
 

@@ -106,7 +106,7 @@ def test_holds_of_people_are_waited_for_and_never_removed(code):
         (99, 0, "something new", Cause.LOST),
     ],
 )
-def test_the_words_of_a_policy_say_what_was_exceeded(code, subcode, reason, cause):
+def test_the_reason_of_a_policy_says_what_was_exceeded(code, subcode, reason, cause):
     assert job_ad(held(code, subcode, reason)).cause is cause
 
 
@@ -141,7 +141,7 @@ class Undefined(IntEnum):
     UNDEFINED = 2
 
 
-def test_what_is_undefined_to_the_bindings_is_not_a_number():
+def test_a_value_that_the_bindings_call_undefined_is_not_a_number():
     assert job_ad({"JobStatus": 4, "ExitCode": Undefined.UNDEFINED}).cause is Cause.LOST
     assert job_ad({"JobStatus": 5, "HoldReasonCode": Undefined.UNDEFINED}).is_stuck is False
     assert job_ad({"JobStatus": Undefined.UNDEFINED}) is None
@@ -172,7 +172,7 @@ def test_notices_around_an_answer_are_left_out(text):
     assert [ad_key(ad) for ad in json_ads(text)] == [("4", 0), ("5", 0)]
 
 
-def test_no_words_are_no_jobs():
+def test_an_empty_answer_means_no_jobs():
     assert json_ads("") == json_ads("\n") == json_ads("[\n]\n") == []
 
 
@@ -182,7 +182,7 @@ def test_an_answer_that_is_cut_is_no_answer(kept):
 
 
 @pytest.mark.parametrize("text", ["Warning: overloaded", "{}", "3", "null", "]["])
-def test_what_is_not_an_answer(text):
+def test_text_that_is_not_an_answer(text):
     assert json_ads(text) is None
 
 

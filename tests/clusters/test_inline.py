@@ -49,7 +49,7 @@ def test_tasks_run_here_and_print_here(cluster: InlineCluster, store: Store, cap
     assert capfd.readouterr().out == "hello\n"
 
 
-def test_what_waits_can_be_killed(cluster: InlineCluster, store: Store) -> None:
+def test_waiting_jobs_can_be_killed(cluster: InlineCluster, store: Store) -> None:
     first, second = make(store, process("first")), make(store, process("second"))
     jobs = cluster.submit([first.batch, second.batch])
     cluster.kill([jobs[0], *jobs[:1]])
@@ -81,7 +81,7 @@ def surroundings() -> tuple[str, str]:
     return os.environ["GREETING"], str(toil.current().temp_dir.parent)
 
 
-def test_settings_of_the_workers_surroundings_hold_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_worker_environment_apply_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREETING", "before")
     settings: dict[str, Any] = {"set_env": {"GREETING": "hello"}, "work_dir": str(tmp_path / "work"), "clean": "always"}
     greeting, place = toil.compute(surroundings(), cluster="inline", progress=False, **settings)

@@ -68,7 +68,7 @@ def test_accelerators_are_found_by_resource_and_model(kubernetes, tmp_path):
     assert node_of(kubernetes, tmp_path, Resources(**SMALL, accelerators=tesla)) == "gpu"
 
 
-def test_what_no_node_can_give_waits_and_the_reason_is_told(kubernetes, tmp_path, caplog):
+def test_a_request_that_no_node_can_satisfy_waits_and_the_reason_is_reported(kubernetes, tmp_path, caplog):
     with opened(tmp_path, pod_timeout=0.5) as cluster:
         submit(cluster, "wait", resources=Resources(**SMALL, accelerators=(Accelerator(model="h100"),)))
         end = time.monotonic() + 30
@@ -132,7 +132,7 @@ def test_a_template_is_laid_over_the_pod(kubernetes, tmp_path):
     assert (tmp_path / "output").read_text() == "x\n"
 
 
-def test_a_namespace_is_kept_to(kubernetes, tmp_path):
+def test_a_namespace_is_respected(kubernetes, tmp_path):
     make(kubernetes, "/api/v1/namespaces", metadata={"name": "lab"})
     with opened(tmp_path, namespace="lab") as cluster:
         jobs = submit(cluster, "do echo")
@@ -148,7 +148,7 @@ def test_too_long_is_named(kubernetes, tmp_path):
 
 
 @pytest.mark.parametrize(("preemptible", "cause"), [(False, Cause.LOST), (True, Cause.PREEMPTED)])
-def test_a_pod_that_somebody_removed_is_lost(kubernetes, tmp_path, preemptible, cause):
+def test_a_pod_that_a_person_removed_is_lost(kubernetes, tmp_path, preemptible, cause):
     with opened(tmp_path) as cluster:
         jobs = submit(cluster, "wait", resources=Resources(**SMALL, preemptible=preemptible))
         wait_running(cluster, jobs)
@@ -158,7 +158,7 @@ def test_a_pod_that_somebody_removed_is_lost(kubernetes, tmp_path, preemptible, 
         assert ends(cluster, jobs)["wait"].cause is cause
 
 
-def test_a_job_that_somebody_removed_is_lost(kubernetes, tmp_path):
+def test_a_job_that_a_person_removed_is_lost(kubernetes, tmp_path):
     with opened(tmp_path) as cluster:
         jobs = submit(cluster, "wait")
         wait_running(cluster, jobs)
@@ -177,7 +177,7 @@ def test_a_job_that_somebody_removed_is_lost(kubernetes, tmp_path):
     ],
     ids=["image", "mounted secret", "secret in variables", "service account"],
 )
-def test_what_keeps_pods_from_starting_is_told_after_the_timeout(kubernetes, tmp_path, settings, words):
+def test_the_reason_why_pods_do_not_start_is_reported_after_the_timeout(kubernetes, tmp_path, settings, words):
     """A retry would not help: nothing ran yet, so the settings are wrong."""
     with opened(tmp_path, pod_timeout=2, **settings) as cluster:
         begin = time.monotonic()
@@ -207,7 +207,7 @@ def refused(folder, **settings):
     return str(caught.value)
 
 
-def test_wrong_settings_are_told_at_once(kubernetes, tmp_path, monkeypatch):
+def test_wrong_settings_are_reported_at_once(kubernetes, tmp_path, monkeypatch):
     assert "namespace 'nowhere' not found" in refused(tmp_path, namespace="nowhere")
     assert "rejects the credentials" in refused(tmp_path, context="nobody")
     assert "needs an image with toilfn" in refused(tmp_path, image=None)
@@ -216,7 +216,7 @@ def test_wrong_settings_are_told_at_once(kubernetes, tmp_path, monkeypatch):
     assert "no Kubernetes configuration found" in refused(tmp_path)
 
 
-def test_an_api_that_is_not_there_is_told(kubernetes, tmp_path, monkeypatch):
+def test_an_api_that_does_not_exist_is_reported(kubernetes, tmp_path, monkeypatch):
     text = Path(kubernetes.environment["KUBECONFIG"]).read_text()
     (tmp_path / "config").write_text(text.replace("127.0.0.1:26860", "127.0.0.1:9"))
     assert "https://127.0.0.1:9 does not respond" in refused(tmp_path, kubeconfig=str(tmp_path / "config"), patience=3)

@@ -63,7 +63,7 @@ def test_a_job_has_at_most_as_many_pods_as_it_may(fake, tmp_path):
         assert all_ended_well(cluster, jobs)
 
 
-def test_a_stream_that_ends_goes_on_where_it_ended(fake, cluster, tmp_path):
+def test_a_stream_that_ends_is_continued_where_it_ended(fake, cluster, tmp_path):
     jobs = submit(cluster, "wait-0", "wait-1")
     wait_running(cluster, jobs)
     fake.cut()
@@ -71,7 +71,7 @@ def test_a_stream_that_ends_goes_on_where_it_ended(fake, cluster, tmp_path):
     assert all_ended_well(cluster, jobs)
 
 
-def test_what_the_server_has_forgotten_is_listed_anew(fake, cluster, tmp_path):
+def test_jobs_whose_history_the_server_has_forgotten_are_listed_again(fake, cluster, tmp_path):
     """Also what was deleted in between."""
     jobs = submit(cluster, "wait-0", "wait-1", "wait-2")
     wait_running(cluster, jobs)
@@ -95,7 +95,7 @@ def test_lists_longer_than_a_page_are_whole(fake, cluster, tmp_path, monkeypatch
     assert all_ended_well(cluster, jobs)
 
 
-def test_a_pod_whose_node_is_gone_for_good_is_lost(fake, cluster, tmp_path, monkeypatch):
+def test_a_pod_whose_node_is_gone_permanently_is_lost(fake, cluster, tmp_path, monkeypatch):
     """Kubernetes marks it as deleted; nobody is left to say that it has ended."""
     monkeypatch.setattr(module, "_DELETION_TIME", -29.0)
     jobs = submit(cluster, "wait-0")

@@ -96,7 +96,7 @@ def wait_for_streams(cluster):
 
 
 @pytest.mark.parametrize("code", [410, 500, 403, 429, None])
-def test_streams_that_end_with_an_error_at_once_are_asked_for_more_and_more_rarely(fake, cluster, code):
+def test_streams_that_end_with_an_error_at_once_are_opened_again_after_longer_and_longer_pauses(fake, cluster, code):
     wait_for_streams(cluster)
     fake.stream_error = {"message": "too old resource version"} | ({"code": code} if code else {})
     fake.cut()
@@ -110,7 +110,7 @@ def test_streams_that_end_with_an_error_at_once_are_asked_for_more_and_more_rare
     until(cluster, lambda: watcher.trouble() is None)
 
 
-def test_streams_that_end_at_once_without_a_word_are_asked_for_more_and_more_rarely(fake, cluster):
+def test_streams_that_end_at_once_are_opened_again_after_longer_and_longer_pauses(fake, cluster):
     wait_for_streams(cluster)
     fake.changes = lambda kind, query: iter(())
     fake.cut()
@@ -299,7 +299,7 @@ def test_the_leader_polls_while_the_api_takes_its_time(fake, cluster, held, tmp_
 
 
 @pytest.mark.parametrize("way", ["kill", "close"])
-def test_a_job_that_is_ended_while_it_is_sent_is_deleted(fake, tmp_path, held, way):
+def test_a_job_that_is_killed_while_it_is_sent_is_deleted(fake, tmp_path, held, way):
     with opened(tmp_path) as cluster:
         go = held()
         jobs = submit(cluster, "wait-0")
@@ -455,7 +455,7 @@ def _submission(batch):
     return Submission("toilfn-w-1", (batch,), batch.resources, "")
 
 
-def test_files_of_secrets_can_be_read_by_whoever_the_container_runs_as(fake, cluster):
+def test_files_of_secrets_can_be_read_by_the_user_of_the_container(fake, cluster):
     cluster.settings["secrets"] = {"/etc/vault": "vault"}
     volumes = cluster.manifest()["spec"]["template"]["spec"]["volumes"]
     assert [volume["secret"]["defaultMode"] & 0o444 for volume in volumes if "secret" in volume] == [0o444]

@@ -64,7 +64,7 @@ def test_failed_pods(status, cause, words):
     assert re.search(words, found.detail), found.detail
 
 
-def test_who_agreed_to_lose_the_node_has_not_failed_when_it_goes():
+def test_a_preemptible_task_has_not_failed_when_its_node_is_taken_away():
     for status in ({"reason": "NodeLost"}, {"reason": "Evicted", "message": LOW_MEMORY},
                    {"conditions": disrupted("DeletionByPodGC")}, {"containerStatuses": [ended(137)]}):  # fmt: skip
         assert verdict.judge(pod(preemptible=True, **status)).cause is Cause.PREEMPTED

@@ -37,11 +37,11 @@ def test_a_killed_leaders_jobs_are_adopted(kubernetes, start):
     adopts(start, "kubernetes", 20, cluster=CLUSTER)
 
 
-def test_what_a_task_had_printed_before_it_was_out_of_memory_is_in_the_error(kubernetes, start):
+def test_output_that_a_task_printed_before_it_was_out_of_memory_is_in_the_error(kubernetes, start):
     assert fails(start, "kubernetes", "hungry", cluster=CLUSTER)[1] == "memory"
 
 
-def test_what_a_task_had_printed_before_its_worker_was_killed_is_in_the_error(kubernetes, start):
+def test_output_that_a_task_printed_before_its_worker_was_killed_is_in_the_error(kubernetes, start):
     def kill(marks):
         for process in psutil.process_iter(["cmdline"]):
             if str(marks.parent) in " ".join(process.info["cmdline"] or ()) and "toilfn.worker" in str(process.info):

@@ -150,7 +150,7 @@ def test_a_leader_is_killed_on_slurm(slurm, place):
     is_killed(place, "slurm", jobs)
 
 
-def test_a_leader_that_waits_in_the_queue_is_ended(slurm, place):
+def test_a_leader_that_waits_in_the_queue_can_be_ended(slurm, place):
     """Its own options reach its job only, and status says that it has not begun."""
     job = place.submit("--cluster=slurm", "--leader-args=--hold --comment=own", "--leader-walltime=7m")["job"]
     shown = slurm.run("scontrol", "show", "job", job)

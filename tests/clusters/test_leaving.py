@@ -109,7 +109,7 @@ def test_an_interrupt_cancels_pending_jobs_at_once(slurm, start):
     assert '"failed"' not in events
 
 
-def test_a_run_goes_on_with_the_cluster_object_that_it_was_given(torque, start):
+def test_a_run_is_resumed_on_the_cluster_object_that_it_was_given(torque, start):
     """With its settings, also those that only matter for new jobs, and without a word about the cluster."""
     marks, store = forsaken(start, cluster={"poll_interval": 0.2, "job_name": "mine"})
     (marks / "go").touch()
@@ -117,7 +117,7 @@ def test_a_run_goes_on_with_the_cluster_object_that_it_was_given(torque, start):
     assert counts(marks)["patient"] == 1
 
 
-def test_nothing_runs_here_while_jobs_run_there(torque, start):
+def test_a_run_is_not_resumed_here_while_its_jobs_run_elsewhere(torque, start):
     marks, store = forsaken(start)
     for words in (["resume", store, "--cluster", "local"], ["resume", store, "--cluster", "inline"]):
         said = toilfn(*words, status=1)
@@ -132,7 +132,7 @@ def test_nothing_runs_here_while_jobs_run_there(torque, start):
     assert counts(marks)["patient"] == 2
 
 
-def test_nothing_runs_here_while_nobody_can_say_whether_jobs_run_there(torque, start, monkeypatch, tmp_path):
+def test_a_run_is_not_resumed_here_while_its_jobs_may_run_elsewhere(torque, start, monkeypatch, tmp_path):
     marks, store = forsaken(start)
     (marks / "go").touch()
     wait_for(lambda: own_jobs("torque", marks) == [], "the job to end")

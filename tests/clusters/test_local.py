@@ -227,7 +227,7 @@ def test_a_log_holds_prints_subprocesses_and_messages(cluster: LocalCluster, sto
     assert answered.outcomes[quiet].log == b""
 
 
-def test_of_a_long_log_the_middle_is_left_out(cluster: LocalCluster, store: Store) -> None:
+def test_the_middle_of_a_long_log_is_left_out(cluster: LocalCluster, store: Store) -> None:
     answered, ids = run(cluster, store, flood(2_000_000), flood(10))
     log = answered.outcomes[ids[0]].log
     assert 65_000 < len(log) <= 65_536
@@ -305,7 +305,7 @@ def test_a_short_walltime_holds_for_each_task_of_a_batch(warm: LocalCluster, sto
     assert set(answered.outcomes) == set(ids)
 
 
-def test_a_long_task_is_told(warm: LocalCluster, store: Store) -> None:
+def test_a_long_task_is_reported(warm: LocalCluster, store: Store) -> None:
     answered, ids = run(warm, store, same(1), sleep(0.3), same(2))
     assert answered.running == [ids[1]]
     assert answered.kinds.index("records") < answered.kinds.index("running")
@@ -415,7 +415,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path, store: Store) -> No
     cluster.close()
 
 
-def test_what_the_user_gives_is_the_capacity(opened: Callable[..., LocalCluster]) -> None:
+def test_the_users_figures_are_the_capacity(opened: Callable[..., LocalCluster]) -> None:
     capacity = opened(workers=3, cores=5, memory="7G", disk="11G").capacity()
     assert capacity.batches == 3
     assert (capacity.total.cores, capacity.total.memory, capacity.total.disk) == (5, 7 * 10**9, 11 * 10**9)

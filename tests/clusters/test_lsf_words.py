@@ -130,7 +130,7 @@ def test_an_answer_that_is_cut_is_no_answer(kept):
 
 
 @pytest.mark.parametrize("text", ["Warning: overloaded", "{}", "[]", "3", '{"RECORDS": 3}', "]["])
-def test_what_is_not_an_answer(text):
+def test_text_that_is_not_an_answer(text):
     assert json_records(text) is None
 
 

@@ -26,7 +26,7 @@ def write(path: Path, text: str) -> None:
     path.write_text(f"{text}\n")
 
 
-def test_without_limits_it_is_the_machine(control_groups: Path) -> None:
+def test_without_limits_the_capacity_is_that_of_the_machine(control_groups: Path) -> None:
     assert machine.memory() == psutil.virtual_memory().total
     assert machine.cores() == len(os.sched_getaffinity(0))
     assert machine.disk() > 0

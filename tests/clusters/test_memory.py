@@ -106,11 +106,13 @@ def check(run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]], asked: s
     assert "request more with the option memory" in failed.stderr
 
 
-def test_what_a_task_adds_counts_on_this_machine(run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]]) -> None:
+def test_only_memory_that_a_task_adds_counts_on_this_machine(
+    run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]]
+) -> None:
     check(run, tmp_path, place, "MiB of its worker")
 
 
-def test_the_worker_is_added_to_what_pods_ask_for(
+def test_the_memory_of_the_worker_is_added_to_the_requests_of_pods(
     run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]], pods: dict[str, Any]
 ) -> None:
     added = 150 if place[1] else 64

@@ -259,7 +259,7 @@ def test_wrong_settings_give_one_clear_error(mesos, opened, monkeypatch, setting
     assert "wrong" not in str(caught.value)
 
 
-def test_right_credentials_will_do(mesos, opened, monkeypatch):
+def test_right_credentials_are_accepted(mesos, opened, monkeypatch):
     mesos.principal, mesos.secret = "me", "right"
     monkeypatch.setenv("TOILFN_MESOS_PRINCIPAL", "me")
     monkeypatch.setenv("TOILFN_MESOS_SECRET", "right")
@@ -291,7 +291,7 @@ def test_a_framework_that_was_removed_meanwhile_is_followed_by_a_new_one(mesos, 
         make(framework_id="gone").open(context)
 
 
-def test_a_call_that_is_lost_is_made_good(mesos, opened, monkeypatch):
+def test_tasks_of_a_lost_call_are_asked_for_and_count_as_lost(mesos, opened, monkeypatch):
     """Whether its tasks were launched is asked for; what the master does not know is lost, and can run again."""
     monkeypatch.setattr("toilfn.clusters.mesos.cluster._SOON", 0.2)
     cluster = opened()
@@ -305,7 +305,7 @@ def refuse(*_):
     raise CallError(503, "No leader elected")
 
 
-def test_what_mesos_has_no_name_for_is_refused():
+def test_requirements_that_mesos_has_no_name_for_are_refused():
     with pytest.raises(InputError, match="'tpu'"):
         amounts(Resources(accelerators=(Accelerator(1, "tpu"),)))
     assert amounts(Resources(1, 2**30, 2**30, (Accelerator(2),)))["gpus"] == 2
@@ -361,7 +361,7 @@ def test_records_are_read_however_they_are_cut(given_records, sizes):
 
 
 @pytest.mark.parametrize("data", [b"abc\n", b"-1\nx", b"5\nabc", b"99999999999999999999\n"])
-def test_what_is_no_record_is_an_error(data):
+def test_data_that_is_not_a_record_is_an_error(data):
     with pytest.raises(ClusterError, match="Mesos"):
         list(records(io.BytesIO(data)))
 

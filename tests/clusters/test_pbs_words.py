@@ -212,7 +212,7 @@ def test_an_answer_that_is_cut_is_no_answer(kept):
 
 
 @pytest.mark.parametrize("text", ["qstat: bad weather", "{}{", "[]", "{", '{"Jobs": 3}', "null"])
-def test_what_is_not_an_answer_of_qstat(text):
+def test_text_that_is_not_an_answer_of_qstat(text):
     assert json_jobs(text) in (None, {})
     assert xml_jobs(text) is None
 
@@ -236,7 +236,7 @@ def test_torques_records_are_read_one_by_one(variables):
     assert (jobs["7.server"]["exit_status"], jobs["8.server"]["job_state"]) == ("0", "R")
 
 
-def test_a_group_of_torques_is_flat():
+def test_a_group_of_torque_is_flat():
     assert xml_jobs(XML.format("A=b"))["7.server"]["resources_used.mem"] == "12kb"
 
 

@@ -103,7 +103,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("name", "words", "refusal"), ROWS)
-def test_a_refusal_is_judged_by_its_words(name, words, refusal):
+def test_a_refusal_is_judged_by_its_message(name, words, refusal):
     cluster = cluster_class(name)()
     with pytest.raises(ClusterError) as caught:
         cluster.commands.run(["sh", "-c", 'echo "$1" >&2; exit 1', "sh", words])

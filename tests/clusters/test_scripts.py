@@ -49,7 +49,7 @@ def written(cluster, resources, *names) -> str:
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
-def test_scripts_are_as_they_were(system):
+def test_scripts_are_unchanged(system):
     """If the change is meant, remove the file and run the test again."""
     golden = Path(__file__).parent / "scripts" / f"{system.name}.txt"
     single = written(system(python="/opt/python"), SMALL, "it's one")

@@ -146,7 +146,7 @@ def test_jobs_get_accelerators(slurm, opened, tmp_path):
     assert (tmp_path / "gpus").read_text() == "0,1\n"
 
 
-def test_refusals_carry_slurms_words_and_the_script(slurm, opened):
+def test_refusals_contain_slurms_message_and_the_script(slurm, opened):
     cluster = opened(partition="nosuch")
     with pytest.raises(ClusterError, match=r"(?s)invalid partition specified: nosuch.*#SBATCH --partition=nosuch"):
         submitted(cluster, "a")
@@ -166,13 +166,13 @@ def held(cluster, job, limit=60):
     raise AssertionError("nothing was said")
 
 
-def test_what_may_wait_for_ever_is_told(slurm, opened):
+def test_a_task_that_may_wait_for_ever_is_reported(slurm, opened):
     cluster = opened()
     (job,) = submitted(cluster, "a", shape=Resources(cores=1000, memory=2**27))
     assert "PENDING PartitionConfig" in held(cluster, job).detail
 
 
-def test_a_dependency_that_is_never_satisfied_is_told(slurm, opened):
+def test_a_dependency_that_is_never_satisfied_is_reported(slurm, opened):
     failed = slurm.run("sbatch", "--parsable", "--output=/dev/null", "--mem=10", "--wrap=exit 1").strip()
     cluster = opened(job_extra_directives=[f"--dependency=afterok:{failed}"])
     (job,) = submitted(cluster, "a")
@@ -263,7 +263,7 @@ def test_saccts_lines_are_understood(line, job, cause):
     assert (id_, found.cause) == (job, cause)
 
 
-def test_success_has_one_word():
+def test_only_one_state_is_a_success():
     well = [word for word, row in STATES.items() if row.state is JobState.ENDED and row.cause is None]
     assert well == ["COMPLETED"]
 
@@ -349,7 +349,7 @@ def test_the_environments_habits_and_an_enclosing_job_change_nothing(slurm, open
     assert wait(successor, job, JobState.ENDED).cause is Cause.LOST
 
 
-def test_what_is_set_on_purpose_has_its_place(slurm, opened, monkeypatch, tmp_path):
+def test_arguments_in_toilfn_slurm_args_are_used(slurm, opened, monkeypatch, tmp_path):
     monkeypatch.setenv("TOILFN_SLURM_ARGS", "--comment='on purpose' --export=ALL,A=b")
     cluster = opened('printenv A > "$1/a"')
     (job,) = submitted(cluster, "a")
@@ -366,7 +366,7 @@ def test_other_jobs_of_the_user_do_not_matter(slurm, opened, name, tmp_path):
     assert wait(cluster, job, JobState.ENDED).cause is None
 
 
-def test_a_hold_is_told_and_waited_out(slurm, opened):
+def test_a_hold_is_reported_and_waited_for(slurm, opened):
     cluster = opened("true", job_extra_directives=["--hold"])
     (job,) = submitted(cluster, "a")
     assert "PENDING JobHeldUser" in held(cluster, job).detail

@@ -148,7 +148,7 @@ def test_a_cut_state_is_no_verdict():
         )),
     ],
 )  # fmt: skip
-def test_reasons_that_need_somebody_are_known(reason, is_held):
+def test_reasons_that_need_a_person_are_known(reason, is_held):
     found = queued("9", "PENDING", nodes="", reason=reason)
     assert (found.state, found.is_held) == (QUEUED, is_held)
     assert all(page for _, _, page in REASONS)
@@ -173,7 +173,7 @@ def test_a_hold_is_not_a_failure():
         ("19_[0-99999999]", ["19"]),
     ],
 )
-def test_expressions_for_elements_are_taken_apart(expression, jobs):
+def test_expressions_for_array_elements_are_parsed(expression, jobs):
     assert [*accounting_answer(f"{expression}|PENDING|0:0|None assigned")] == jobs
 
 
@@ -195,7 +195,7 @@ def test_lines_that_are_not_rows_are_skipped(line):
     assert queue_answer(f"{line}\n{row('9', 'RUNNING')}\n{line}").keys() == {"9"}
 
 
-def test_other_peoples_names_do_not_matter():
+def test_jobs_of_others_with_such_names_do_not_matter():
     text = "9|one|\n10|one|a\n11_[0-1]|two|x|y\nb\n12|\n \n"
     assert [*names_answer(text)] == [
         ("9", "one", ""),
@@ -313,7 +313,7 @@ def test_other_refusals_of_a_submission_are_final(words):
     assert not isinstance(caught.value, UnavailableError)
 
 
-def test_only_slurms_own_words_mean_that_there_is_no_such_job():
+def test_only_slurms_own_message_means_that_a_job_does_not_exist():
     commands = Commands(SlurmCluster.away, SlurmCluster.absent)
     say = ["sh", "-c", 'echo "$1" >&2; exit 1', "sh"]
     assert commands.ask([*say, "slurm_load_jobs error: Invalid job id specified"]) == ""

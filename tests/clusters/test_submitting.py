@@ -40,7 +40,7 @@ def test_a_refusal_that_passes_is_waited_for(kit, start):
     assert kit.is_used_up("sbatch")
 
 
-def test_a_limit_of_jobs_is_kept_to(kit, start):
+def test_a_limit_on_jobs_is_respected(kit, start):
     kit.always("sbatch", FULL)
     leader, marks = start("slurm", "slow", 5, cluster={"poll_interval": 0.3, "job_name": "limited"})
     output, errors = leader.communicate(timeout=300)
@@ -76,7 +76,7 @@ def test_one_shape_that_is_refused_fails_its_tasks_alone(slurm, start):
     assert '"input"' in status
 
 
-def test_a_client_that_finds_no_room_beside_its_service_is_named_and_fails(slurm, start):
+def test_a_client_that_does_not_fit_beside_its_service_is_named_and_fails(slurm, start):
     """The service takes the whole node of the partition, so its client waits in the queue."""
     given = {"poll_interval": 0.3, "partition": "fragile"}
     leader, marks = start("slurm", "served", cluster=given, service_patience="0.3s")

@@ -55,7 +55,7 @@ def test_a_killed_leaders_jobs_are_adopted(tes, start):
     adopts(start, "tes", 12, cluster=there(tes))
 
 
-def test_what_was_printed_is_known_when_the_whole_container_is_killed(tes, start):
+def test_output_is_known_when_the_whole_container_is_killed(tes, start):
     leader, marks = start("tes", "patient", lost_retries=0, cluster=there(tes))
     wait_for_marks(leader, marks, 1)
     store = open_store(str(marks.parent / "store"), create=False)
@@ -147,7 +147,7 @@ def batch(name="b", shape=SHAPE):
 @pytest.mark.parametrize(
     ("state", "cause"), [("SYSTEM_ERROR", Cause.LOST), ("PREEMPTED", Cause.PREEMPTED), ("CANCELED", Cause.LOST)]
 )
-def test_what_the_system_does_is_not_an_error_of_the_task(tes, opened, state, cause):
+def test_an_action_of_the_system_is_not_an_error_of_the_task(tes, opened, state, cause):
     cluster = opened("exec sleep 60")
     (job,) = cluster.submit([batch()])
     wait_for(tes.live, "the job")
@@ -183,7 +183,7 @@ def test_the_walltime_is_named(opened):
     assert end_of(cluster, job).cause is Cause.WALLTIME
 
 
-def test_what_was_printed_before_the_walltime_was_over_is_the_log(opened, tmp_path):
+def test_output_printed_before_the_end_of_the_walltime_is_the_log(opened, tmp_path):
     cluster = opened('echo it was here >> "$TOILFN_OUTPUT_FILE"; touch "$1/started"; exec sleep 600')
     (job,) = cluster.submit([batch(shape=Resources(1, 10**8, 10**6, walltime=3600))])
     wait_for((tmp_path / "started").exists, "the job to start")
@@ -265,7 +265,7 @@ def test_what_is_asked_for_is_in_the_task(opened):
     assert task["executors"][0]["env"] == {"A": "1"}
 
 
-def test_accelerators_need_the_backends_word(opened):
+def test_accelerators_need_the_setting_of_the_backend(opened):
     with pytest.raises(SubmissionError, match="backend_parameters"):
         opened().submit([batch(shape=Resources(accelerators=(Accelerator(1),)))])
 
@@ -309,7 +309,7 @@ def test_a_wrong_path_of_the_endpoint_is_named(tes, opened):
         opened(endpoint=f"{tes.url}/other")
 
 
-def test_an_image_that_is_not_there_is_named(opened):
+def test_an_image_that_does_not_exist_is_named(opened):
     cluster = opened(image="nosuch:1")
     (job,) = cluster.submit([batch()])
     update = end_of(cluster, job)

@@ -47,20 +47,20 @@ def adopted(jobs, live, void=()):
     return adopt(live, Messages(), lambda id, name: (id, name) in void, scheduler, jobs)
 
 
-def test_what_an_adopted_job_is_at_is_written_down(jobs, written):
+def test_the_current_task_of_an_adopted_job_is_recorded(jobs, written):
     assert adopted(jobs, {JobId("j1"): "1-1", JobId("j2"): "1-2"}) == []
     assert [(record.ids, record.job) for record in written] == [((A, B), "j1"), ((C,), "j2")]
     assert all(isinstance(record, Started) for record in written)
     assert jobs.of(JobId("j1")).name == "1-1"
 
 
-def test_a_job_may_speak_of_all_it_was_given_unless_something_was_rolled_back(jobs):
+def test_a_job_may_report_all_its_tasks_unless_something_was_rolled_back(jobs):
     adopted(jobs, {JobId("j1"): "1-1"})
     assert jobs.of(JobId("j1")).owed is None
     assert list(jobs) == [jobs.of(JobId("j1"))]
 
 
-def test_a_job_does_not_speak_of_what_was_rolled_back_since(jobs, written):
+def test_a_job_does_not_report_tasks_that_were_rolled_back_since(jobs, written):
     assert adopted(jobs, {JobId("j1"): "1-1"}, void={(A, "1-1")}) == []
     assert jobs.of(JobId("j1")).owed == {B}
     assert [record.ids for record in written] == [(B,)]

@@ -60,7 +60,7 @@ def test_a_value_that_cannot_be_stored(tmp_path: Path, task: Any) -> None:
 
 
 @pytest.mark.parametrize("task", [generator(), lock_for_a_child()])
-def test_what_cannot_be_stored_is_told_without_frames_of_toilfn(tmp_path: Path, task: Any) -> None:
+def test_a_value_that_cannot_be_stored_is_reported_without_frames_of_toilfn(tmp_path: Path, task: Any) -> None:
     with pytest.raises(toil.FailedTasksError, match=r"(generator|lock)") as caught:
         compute(tmp_path, task)
     assert "Traceback" not in str(caught.value)
@@ -84,7 +84,9 @@ class Unpicklable:
 
 
 @pytest.mark.parametrize(("value", "reason"), [(threading.Lock(), "lock"), (Unpicklable(), "cannot leave its process")])
-def test_an_argument_that_cannot_be_stored_is_told_by_one_traceback(tmp_path: Path, value: Any, reason: str) -> None:
+def test_an_argument_that_cannot_be_stored_is_reported_with_one_traceback(
+    tmp_path: Path, value: Any, reason: str
+) -> None:
     with pytest.raises(toil.SerializationError, match=f"task same.*{reason}") as caught:
         compute(tmp_path, same([value]))
     assert "".join(traceback.format_exception(caught.value)).count("Traceback") == 1
@@ -95,7 +97,7 @@ def stops_to_look() -> None:
     pdb.Pdb(nosigint=True).set_trace()
 
 
-def test_a_debugger_in_a_worker_is_told_where_to_run_instead(tmp_path: Path) -> None:
+def test_a_debugger_in_a_worker_says_where_to_run_instead(tmp_path: Path) -> None:
     with pytest.raises(toil.FailedTasksError, match=r"attempt 1: .*no terminal.*cluster='inline'.*toilfn debug"):
         compute(tmp_path, stops_to_look())
 
@@ -132,7 +134,7 @@ def test_an_unknown_cluster(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "settings"), [(1, {"cluster": "slurmm"}), (threading.Lock(), {}), (Unpicklable(), {})]
 )
-def test_no_store_is_left_where_nothing_could_run(
+def test_no_store_is_left_behind_if_nothing_could_run(
     value: Any, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -144,7 +146,7 @@ def test_no_store_is_left_where_nothing_could_run(
 
 
 @pytest.mark.parametrize("clean", ["always", "onError"])
-def test_what_is_in_a_store_stays_where_nothing_could_run(tmp_path: Path, clean: str) -> None:
+def test_the_content_of_a_store_stays_if_nothing_could_run(tmp_path: Path, clean: str) -> None:
     compute(tmp_path, same(1))
     with pytest.raises(toil.ToilfnError):
         compute(tmp_path, same(2), cluster="slurmm", clean=clean)
@@ -154,7 +156,7 @@ def test_what_is_in_a_store_stays_where_nothing_could_run(tmp_path: Path, clean:
     assert (tmp_path / "store" / "store.json").exists()
 
 
-def test_tasks_that_wait_for_each_other_are_told(tmp_path: Path) -> None:
+def test_tasks_that_wait_for_each_other_are_reported(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""

@@ -82,7 +82,7 @@ def test_one_copy_serves_all(store, put, fetched, tmp_path):
     assert len({(tmp_path / str(i)).stat().st_ino for i in range(50)}) == 1
 
 
-def test_what_was_used_last_stays(store, put, fetched, tmp_path):
+def test_recently_used_files_are_kept(store, put, fetched, tmp_path):
     first, second, third, new = (put(3) for _ in range(4))
 
     def use(ref):
@@ -101,7 +101,7 @@ def test_what_was_used_last_stays(store, put, fetched, tmp_path):
     assert fetched == [second.name]
 
 
-def test_what_is_in_use_is_not_evicted(store, put, fetched, tmp_path):
+def test_files_in_use_are_not_evicted(store, put, fetched, tmp_path):
     held, free, large = put(4), put(4), put(6)
     cache.place(store, held, tmp_path / "held")
     cache.place(store, free, tmp_path / "free")
@@ -112,7 +112,7 @@ def test_what_is_in_use_is_not_evicted(store, put, fetched, tmp_path):
     assert in_use() == 10 * KIB
 
 
-def test_without_room_a_task_gets_a_copy_of_its_own(store, put, fetched, tmp_path):
+def test_a_task_gets_its_own_copy_when_the_cache_is_full(store, put, fetched, tmp_path):
     held, other = put(8), put(8)
     cache.place(store, held, tmp_path / "held")
     for name in ("one", "two"):
@@ -136,7 +136,7 @@ def test_a_limit_that_is_no_size(store, put, tmp_path, monkeypatch):
         cache.place(store, put(1), tmp_path / "x")
 
 
-def test_without_hard_links_there_are_copies(store, put, fetched, tmp_path, monkeypatch):
+def test_files_are_copied_where_hard_links_do_not_work(store, put, fetched, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "no hard links here")
 
@@ -162,7 +162,7 @@ def test_without_locks_files_are_safe(store, put, tmp_path, monkeypatch):
         assert (tmp_path / ref.name).read_bytes() == store.get_blob(ref)
 
 
-def test_a_copy_that_somebody_changed_is_not_given_to_others(store, put, tmp_path):
+def test_a_copy_that_a_user_changed_is_not_given_to_others(store, put, tmp_path):
     ref = put(2)
     cache.place(store, ref, tmp_path / "mine")
     (tmp_path / "mine").chmod(0o644)
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_fetched_leaves_nothing(store, put, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_what_the_dead_left_half_done_goes(store, put, tmp_path):
+def test_unfinished_files_of_dead_processes_are_removed(store, put, tmp_path):
     ref = put(8)
     cache.place(store, ref, tmp_path / "x")
     (entry,) = entries()
@@ -314,7 +314,7 @@ def test_a_large_file_is_read_once_for_its_digest(tmp_path, monkeypatch):
     assert read == [path] * 3
 
 
-def test_a_memory_of_digests_that_cannot_be_used_is_not_missed(tmp_path):
+def test_a_memory_of_digests_that_cannot_be_used_does_no_harm(tmp_path):
     (room.cache_dir() / "digests.sqlite").unlink(missing_ok=True)
     (room.cache_dir() / "digests.sqlite").mkdir()
     path = tmp_path / "x"
@@ -325,7 +325,7 @@ def test_a_memory_of_digests_that_cannot_be_used_is_not_missed(tmp_path):
         digests.check_once(BlobRef("blobs/00/x", 2**21, bytes(16)), path, "here")
 
 
-def test_what_was_not_used_for_long_goes(store, put, tmp_path, monkeypatch):
+def test_files_that_were_not_used_for_long_are_removed(store, put, tmp_path, monkeypatch):
     monkeypatch.setenv(room.AGE_VARIABLE, "1d")
     old, used, new = put(1), put(1), put(1)
     cache.place(store, old, tmp_path / "old")
@@ -341,7 +341,7 @@ def test_what_was_not_used_for_long_goes(store, put, tmp_path, monkeypatch):
     )
 
 
-def test_an_age_that_is_no_time(store, put, tmp_path, monkeypatch):
+def test_an_age_that_is_not_a_duration(store, put, tmp_path, monkeypatch):
     monkeypatch.setenv(room.AGE_VARIABLE, "soon")
     with pytest.raises(toil.InputError, match=r"TOILFN_CACHE_AGE.*soon"):
         cache.place(store, put(1), tmp_path / "x")

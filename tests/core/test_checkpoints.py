@@ -120,7 +120,7 @@ def test_the_innermost_checkpoint_is_rolled_back_first(tmp_path: Path, how: dict
     assert counts(tmp_path, "outer", "stage", "fragile") == [2, 3, 3]
 
 
-def test_when_all_retries_are_used_up_the_run_fails_and_a_resume_goes_on(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_the_run_fails_when_all_retries_are_used_up_and_can_be_resumed(tmp_path: Path, how: dict[str, Any]) -> None:
     with pytest.raises(FailedTasksError, match=r"1 task failed[\s\S]*fragile\("):
         toil.compute(stage.options(retries=1)(str(tmp_path), 3), **how)
     assert counts(tmp_path, "stage", "fragile") == [2, 2]
@@ -143,7 +143,7 @@ def test_spawned_tasks_and_deep_descendants_count(tmp_path: Path, how: dict[str,
     assert values == ("value", 3)
 
 
-def test_the_log_tells_of_the_roll_back(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_the_log_reports_the_roll_back(tmp_path: Path, how: dict[str, Any]) -> None:
     toil.compute(stage(str(tmp_path), 2), **how)
     found = [decode(data) for _, data in open_store(how["store"], create=False).log.read()]
     (forget,) = [record for record in found if isinstance(record, records.Forget)]
@@ -174,6 +174,6 @@ def reads(_: Any, path: str) -> str:
     return Path(path).read_text()
 
 
-def test_what_needs_a_task_waits_for_all_that_this_led_to(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_dependents_of_a_task_wait_for_all_its_descendants(tmp_path: Path, how: dict[str, Any]) -> None:
     after = reads.options(after=parent(str(tmp_path)))(None, str(tmp_path / "grandchild"))
     assert toil.compute(after, **how) == "done"

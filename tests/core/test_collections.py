@@ -99,7 +99,7 @@ def test_an_iterator_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("make", [square, lambda: square() + 1, lambda: dask.bag.from_sequence([1])])
-def test_what_an_argument_hides_in_an_object_is_refused(make: Any) -> None:
+def test_a_promise_hidden_in_an_object_in_an_argument_is_refused(make: Any) -> None:
     with pytest.raises(
         SerializationError, match="is nested inside an object that toilfn cannot look into; pass it in a list"
     ):

@@ -173,14 +173,14 @@ def test_a_finished_task_is_not_run_again_on_the_same_store(compute: Any, tmp_pa
     assert times(tmp_path, "a") == 1
 
 
-def test_only_what_is_new_runs(compute: Any, tmp_path: Path) -> None:
+def test_only_new_tasks_run(compute: Any, tmp_path: Path) -> None:
     folder = str(tmp_path)
     compute(same([mark(folder, "a")]))
     compute(same([mark(folder, "a"), mark(folder, "b")]))
     assert (times(tmp_path, "a"), times(tmp_path, "b")) == (1, 1)
 
 
-def test_after_orders_without_data(compute: Any, tmp_path: Path) -> None:
+def test_after_makes_a_task_wait_without_passing_data(compute: Any, tmp_path: Path) -> None:
     @toil.task
     def seen(folder: str) -> list[str]:
         return sorted(path.name for path in Path(folder).iterdir() if path.name in "ab")
@@ -216,7 +216,7 @@ def test_a_failure_names_task_error_log_and_remedy(compute: Any, store: str) -> 
     assert len(caught.value.failures) == 1
 
 
-def test_other_branches_go_on_after_a_failure(compute: Any, tmp_path: Path) -> None:
+def test_other_branches_continue_after_a_failure(compute: Any, tmp_path: Path) -> None:
     with pytest.raises(toil.FailedTasksError):
         compute(fail("x"), mark(str(tmp_path), "other"), retries=0)
     assert times(tmp_path, "other") == 1
@@ -235,7 +235,7 @@ def test_a_failed_attempt_is_tried_again(compute: Any, tmp_path: Path) -> None:
     assert compute(third_time(str(tmp_path)), retry_backoff=0.01) == 3
 
 
-def test_resume_gives_what_compute_would_have_given(compute: Any, store: str, tmp_path: Path) -> None:
+def test_resume_returns_what_compute_would_have_returned(compute: Any, store: str, tmp_path: Path) -> None:
     @toil.task
     def needs_file(path: str) -> str:
         return Path(path).read_text()
@@ -257,7 +257,7 @@ def test_the_inline_cluster_runs_in_this_process(compute: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [3, [1, 2], add, None])
-def test_what_is_no_promise_is_refused(compute: Any, value: Any) -> None:
+def test_a_value_that_is_not_a_promise_is_refused(compute: Any, value: Any) -> None:
     with pytest.raises(toil.GraphError, match="no promise"):
         compute(value)
 

@@ -33,7 +33,7 @@ FINE = {
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-def test_names_that_lead_out_are_refused(tmp_path: Path, name: object) -> None:
+def test_names_that_point_outside_of_the_folder_are_refused(tmp_path: Path, name: object) -> None:
     for check in (confined.relative, confined.single, lambda name: confined.inside(tmp_path, name)):
         with pytest.raises(InputError, match="is not a valid"):
             check(name)

@@ -23,5 +23,5 @@ def test_both_versions_of_control_groups(report):
 
 
 @pytest.mark.parametrize("report", ["", "cpu.stat usage_usec 99999999999\n"])
-def test_nothing_is_said_of_a_group_that_is_not_the_containers_own(report):
+def test_usage_of_a_group_that_is_not_the_containers_own_is_not_reported(report):
     assert counted(report) is None

@@ -252,7 +252,7 @@ def test_an_image_is_pulled_once_on_a_machine(podman: Containers, tmp_path: Path
     assert podman.pulls(tag) == 1
 
 
-def test_what_the_engine_says_of_an_image_that_is_not_there(podman: Containers) -> None:
+def test_the_message_of_the_engine_about_an_image_that_does_not_exist(podman: Containers) -> None:
     missing = f"127.0.0.1:{PORT}/no/such:image"
     with pytest.raises(
         toil.FailedTasksError, match=r"podman could not pull the image .*/no/such:image: .*manifest unknown"

@@ -40,7 +40,7 @@ def script(tmp_path: Path, source: str) -> str:
     return done.stdout.strip()
 
 
-def test_decorators_below_task_do_what_they_do(tmp_path: Path) -> None:
+def test_decorators_below_task_have_their_effect(tmp_path: Path) -> None:
     source = """
     class Doubled:
         def __init__(self, f):
@@ -181,7 +181,7 @@ def test_self_is_a_keyword_like_any_other() -> None:
     assert toil.compute(add(self=1, other=2), cluster="inline", progress=False) == 3
 
 
-def test_attributes_of_the_function_hide_none_of_the_tasks_own() -> None:
+def test_attributes_of_the_function_do_not_hide_attributes_of_the_task() -> None:
     def plain(x: int) -> int:
         return x
 
@@ -256,7 +256,9 @@ def test_memory_without_a_unit_is_refused_where_the_task_is_defined() -> None:
         ({"env": {"A": "x\0y"}}, "option env: 'A': .* is not a name and value"),
     ],
 )
-def test_what_no_system_can_use_is_refused_where_the_task_is_defined(option: dict[str, Any], words: str) -> None:
+def test_a_requirement_that_no_system_can_use_is_refused_where_the_task_is_defined(
+    option: dict[str, Any], words: str
+) -> None:
     with pytest.raises(toil.ToilfnError, match=words):
         toil.task(**option)(abs)
 

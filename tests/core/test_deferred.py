@@ -76,7 +76,7 @@ def exiting(notes: str) -> str:
     return "fine"
 
 
-def test_a_deferred_call_that_exits_harms_nobody(tmp_path: Path) -> None:
+def test_a_deferred_call_that_exits_does_no_harm(tmp_path: Path) -> None:
     assert toil.compute(exiting(str(tmp_path / "notes")), store=tmp_path / "store") == "fine"
     assert (tmp_path / "notes").read_text() == "after"
 

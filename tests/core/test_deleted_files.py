@@ -86,9 +86,7 @@ MAKERS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_whoever_made_a_deleted_file_runs_again_and_nothing_else(
-    tmp_path: Path, run: Callable[..., Any], maker: str
-) -> None:
+def test_only_the_task_that_made_a_deleted_file_runs_again(tmp_path: Path, run: Callable[..., Any], maker: str) -> None:
     def promise(edit: str) -> Any:
         value = MAKERS[maker](str(tmp_path))
         return [use(value, str(tmp_path)), use_last.options(after=use(value, str(tmp_path)))(value, edit)]
@@ -131,7 +129,7 @@ def test_files_that_went_by_themselves_are_made_again(tmp_path: Path, run: Calla
     assert counts(tmp_path, "make") == [2]
 
 
-def test_a_task_that_needs_no_deleted_file_makes_nothing_run_again(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_tasks_are_not_repeated_for_a_task_that_needs_no_deleted_file(tmp_path: Path, run: Callable[..., Any]) -> None:
     file = make(str(tmp_path))
     used = use(file, str(tmp_path))
     assert run(remove(file, used)) == 4

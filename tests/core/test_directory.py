@@ -126,7 +126,7 @@ class TestImport:
         with pytest.raises(toil.InputError, match="gone: directory not found"):
             toil.import_directory(f"{url}/gone")
 
-    def test_names_that_lead_out(self, session, tmp_path):
+    def test_names_that_point_outside_of_the_folder(self, session, tmp_path):
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as archive:
             archive.writestr("good/../../../evil", "evil")
@@ -167,7 +167,7 @@ class TestReturned:
         assert session.adopt(directory.path()).entries == directory.entries
         assert len(session.made) == 4
 
-    def test_what_links_lead_to_stays(self, session, tree):
+    def test_targets_of_links_are_kept(self, session, tree):
         (session.temp_dir() / "out").mkdir()
         (session.temp_dir() / "out" / "link").symlink_to(tree)
         assert session.adopt(session.temp_dir() / "out")["link/a.txt"].read_text() == "a"

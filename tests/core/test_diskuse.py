@@ -55,7 +55,7 @@ def stats_of(store: Path) -> list[Stats]:
 
 
 @pytest.mark.parametrize(("task", "cluster"), [(keeps_some, "inline"), (takes_more_for_a_while, "local")])
-def test_the_most_that_was_found(tmp_path: Path, task: Any, cluster: str) -> None:
+def test_the_largest_disk_use_is_recorded(tmp_path: Path, task: Any, cluster: str) -> None:
     toil.compute(task(3 * MEGABYTE), store=tmp_path / "store", cluster=cluster, progress=False)
     (stats,) = stats_of(tmp_path / "store")
     assert 3 * MEGABYTE <= stats.disk < 4 * MEGABYTE

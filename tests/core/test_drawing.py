@@ -35,7 +35,7 @@ def test_every_task_can_have_a_line(tmp_path: Path) -> None:
     assert f"sort_chunk ({id_of('sort 3').hex()[:12]})  failed" in text
 
 
-def test_what_was_unfolded_is_not_repeated(tmp_path: Path) -> None:
+def test_expanded_scatters_are_not_repeated(tmp_path: Path) -> None:
     text = draw(tasks_of(
         tmp_path, epoch(), run("a"), *map(function, "abcd"),
         task("d", "d"), task("c", "c", ["d"]), task("b", "b", ["c"]), task("a", "a", ["c", "b"]),

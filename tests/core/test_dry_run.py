@@ -60,7 +60,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nothing_is_written_and_no_store_is_made(tmp_path: Path) -> None:
+def test_nothing_is_written_and_no_store_is_created(tmp_path: Path) -> None:
     plan = toil.compute(double(double(1)), store=tmp_path / "run", dry_run=True)
     assert [task.name for task in plan.tasks] == ["double", "double"]
     assert plan

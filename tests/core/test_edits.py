@@ -452,7 +452,9 @@ def test_identities_are_the_same_in_every_process(tmp_path: Path) -> None:
         ("class A:\n    pass\nB = type('B', (A,), {})", "A.__subclasses__()", "__subclasses__ in f"),
     ],
 )
-def test_what_cannot_be_looked_into_is_named(identify: Identify, source: str, expression: str, place: str) -> None:
+def test_a_value_that_cannot_be_inspected_is_named(
+    identify: Identify, source: str, expression: str, place: str
+) -> None:
     found = identify(source, expression)
     assert [key for key in found.parts if key.startswith("not compared ")] == [f"not compared {place}"]
     assert found.digest != identify(source, f"1, {expression}").digest

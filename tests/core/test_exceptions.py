@@ -37,7 +37,7 @@ def back(value: Any) -> Any:
     return loads(dumps(value)[0], {})
 
 
-def test_an_exception_comes_back_whatever_its_class_takes() -> None:
+def test_an_exception_is_returned_whatever_arguments_its_class_takes() -> None:
     room, file, own = back([NoRoomError("x", wanted=3), NoFileError("a.txt"), OwnWayError(4, "why")])
     assert (type(room), str(room), room.wanted) == (NoRoomError, "no room x", 3)
     assert (type(file), file.filename, file.errno) == (NoFileError, "a.txt", 2)

@@ -86,7 +86,7 @@ def test_a_task_that_was_done_before_the_newest_run_was_reused(story: Story) -> 
     assert found.reasons == ()
 
 
-def test_a_task_that_the_newest_run_has_no_use_for_says_so(story: Story) -> None:
+def test_a_task_that_the_newest_run_does_not_need_says_so(story: Story) -> None:
     id = story.call(edited("f", "(x): return x"), 1)
     story.run(story.call(edited("f", "(x): return -x"), 1))
     assert "the newest run did not need it" in story.explain(id).summary
@@ -149,7 +149,7 @@ def test_the_nearest_earlier_task_is_compared(story: Story) -> None:
     assert found.reasons[1:] == ("argument y of f: 2 -> 3",)
 
 
-def test_what_changed_upstream_is_found(story: Story) -> None:
+def test_a_change_upstream_is_found(story: Story) -> None:
     def chain(body: str) -> bytes:
         first = story.call(edited("load", body), "a.txt")
         second = story.call(edited("clean", "(rows): return rows"), Reference(first))
@@ -204,7 +204,7 @@ def test_an_unknown_task_is_an_error() -> None:
         explain(History([]), b"no")
 
 
-def test_what_is_not_compared_is_named_whether_or_not_the_task_was_reused() -> None:
+def test_values_that_are_not_compared_are_named_whether_or_not_the_task_was_reused() -> None:
     lock = threading.Lock()
 
     def guarded(x: int) -> int:
@@ -216,7 +216,10 @@ def test_what_is_not_compared_is_named_whether_or_not_the_task_was_reused() -> N
     story.run(task)
     explained = str(story.explain(task))
     assert "nothing that toilfn compares has changed" in explained
-    assert "not compared: lock of test_what_is_not_compared_is_named_whether_or_not_the_task_was_reused" in explained
+    assert (
+        "not compared: lock of test_values_that_are_not_compared_are_named_whether_or_not_the_task_was_reused"
+        in explained
+    )
     later = story.call(guarded, 2)
     story.run(later)
     assert "not compared: lock of" in str(story.explain(later))

@@ -188,7 +188,7 @@ def test_an_export_to_an_empty_place_asks_for_no_file(
     assert asked(relay, "HEAD") + asked(relay, "GET") < 10
 
 
-def test_what_is_in_a_bucket_already_is_not_sent_again(
+def test_objects_that_are_already_in_a_bucket_are_not_sent_again(
     compute: Callable[..., Any], relay: Counting, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_file = s3fs.S3FileSystem._put_file
@@ -232,7 +232,7 @@ def test_a_directory_of_a_bucket_is_imported_by_several_tasks(
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_what_a_failed_import_of_a_directory_has_fetched_stays(
+def test_files_that_a_failed_import_of_a_directory_has_fetched_are_kept(
     compute: Callable[..., Any], relay: Counting, bucket: str, monkeypatch: pytest.MonkeyPatch, local: bool
 ) -> None:
     s3fs.S3FileSystem().pipe({f"{bucket}/{number:02}": b"x" for number in range(40)})

@@ -97,7 +97,7 @@ def call_behind_another_error() -> None:
 
 
 @pytest.mark.parametrize("promise", [call(True), call(False), call_behind_another_error()], ids=repr)
-def test_a_failed_commands_last_words_are_in_the_error(promise: toil.Promise[None]) -> None:
+def test_the_last_output_of_a_failed_command_is_in_the_error(promise: toil.Promise[None]) -> None:
     with pytest.raises(FailedTasksError) as raised:
         toil.compute(promise, cluster="inline", progress=False)
     assert "reference index is missing" in str(raised.value)
@@ -141,7 +141,7 @@ def test_a_package_that_the_task_does_without_is_not_named(tmp_path: Path) -> No
     assert "install it there" not in str(caught.value)
 
 
-def test_no_one_is_told_to_look_into_a_store_that_is_removed(tmp_path: Path) -> None:
+def test_no_message_points_to_a_store_that_is_removed(tmp_path: Path) -> None:
     @toil.task
     def fails(number: int) -> None:
         raise ValueError("bad" if number else "worse")

@@ -96,7 +96,7 @@ class TestWriting:
             assert text.file.read_text("latin-1") == "é"
             assert text.file.name == "t.txt"
 
-    def test_streams_bear_what_an_encoding_has_not(self, store, attempt):
+    def test_streams_accept_characters_that_an_encoding_lacks(self, store, attempt):
         with attempt(store):
             with toil.open_write("t.txt", "w", encoding="ascii", errors="backslashreplace") as text:
                 text.write("é")
@@ -124,7 +124,7 @@ class TestWriting:
             assert stream.file.path().read_bytes() == b""
 
     @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"])
-    def test_names_that_are_none(self, store, attempt, name, tmp_path):
+    def test_names_that_are_not_valid(self, store, attempt, name, tmp_path):
         (tmp_path / "x").touch()
         with attempt(store):
             with pytest.raises(toil.InputError, match="is not a valid"):
@@ -132,7 +132,7 @@ class TestWriting:
             with pytest.raises(toil.InputError, match="is not a valid"), toil.open_write(name):
                 pass
 
-    def test_what_is_not_there_or_a_directory(self, store, attempt, tmp_path):
+    def test_a_missing_file_and_a_directory_are_refused(self, store, attempt, tmp_path):
         with attempt(store):
             with pytest.raises(toil.InputError, match="gone"):
                 toil.write_file(tmp_path / "gone")

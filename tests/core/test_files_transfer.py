@@ -144,7 +144,7 @@ class TestImport:
                 toil.import_file(f"{url}/gone.txt")
         assert (file.name, file.read_text()) == ("a b.txt", "from the web")
 
-    def test_what_is_to_be_installed_is_told(self, monkeypatch):
+    def test_a_missing_driver_is_named_with_the_package_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "s3fs", None)
         monkeypatch.delitem(drivers, "s3", raising=False)  # where another test has used it
         with pytest.raises(toil.InputError, match=r"Install toilfn\[s3\]"):
@@ -218,7 +218,7 @@ class TestImport:
                 attempt()
 
     @pytest.mark.parametrize("link", ["hard", "symlink"])
-    def test_links_that_tasks_get_are_no_change(self, tmp_path, link):
+    def test_links_that_tasks_get_do_not_count_as_a_change(self, tmp_path, link):
         source = tmp_path / "large.bin"
         source.write_bytes(b"large")
         file = toil.import_file(source, link=link)
@@ -349,7 +349,7 @@ class TestExport:
         assert target.read_bytes() == b"old"
         assert list(target.parent.iterdir()) == [target]
 
-    def test_what_is_there_already_is_left_alone(self, tmp_path):
+    def test_an_equal_file_that_exists_is_left_alone(self, tmp_path):
         file = made(b"same")
         toil.export(file, tmp_path / "x")
         before = (tmp_path / "x").stat()
@@ -391,7 +391,7 @@ class TestExport:
             file.read_bytes()
 
     @pytest.mark.parametrize("link", ["hard", "symlink"])
-    def test_a_file_of_the_users_is_never_moved(self, tmp_path, link):
+    def test_a_file_of_the_user_is_never_moved(self, tmp_path, link):
         source = tmp_path / "mine"
         source.write_bytes(b"mine")
         file = toil.import_file(source, link=link)

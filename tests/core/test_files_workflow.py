@@ -236,7 +236,7 @@ def test_a_path_can_be_an_argument_of_a_task_made_by_the_task(compute, source):
     assert compute(passing_on("text")) == "text"
 
 
-def test_a_store_that_goes_takes_the_nodes_copies_with_it(source, tmp_path):
+def test_the_nodes_copies_are_removed_with_their_store(source, tmp_path):
     toil.compute(joined([toil.import_file(source)]))
     assert [path for path in (tmp_path / "work").rglob("*") if path.is_file() or path.is_symlink()] == []
 

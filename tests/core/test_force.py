@@ -218,7 +218,7 @@ def test_shell_steps_can_be_forced(tmp_path: Path) -> None:
     assert sorted(notes.read_text().split()) == ["again", "again", "other"]
 
 
-def test_what_is_not_part_of_the_graph_is_refused(notes: Path) -> None:
+def test_a_forced_task_that_is_not_part_of_the_graph_is_refused(notes: Path) -> None:
     result = second(first(3))
     with pytest.raises(GraphError, match="not part of what is computed"):
         toil.compute(result, store=notes / "s", cluster="inline", force=[third(1)])

@@ -43,7 +43,7 @@ def kept(file: Path) -> list[Any]:
     return found
 
 
-def test_success_is_told_once_with_the_summary(tmp_path: Path) -> None:
+def test_success_is_reported_once_with_the_summary(tmp_path: Path) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
     settings: Any = {"store": tmp_path / "s", "cluster": "inline", "on_success": keep(good), "on_failure": keep(bad)}
     assert toil.compute(double(double(1)), **settings) == 4
@@ -57,7 +57,7 @@ def test_success_is_told_once_with_the_summary(tmp_path: Path) -> None:
     assert kept(bad) == []
 
 
-def test_failure_is_told_with_the_tasks_that_failed(tmp_path: Path) -> None:
+def test_a_failure_is_reported_with_the_tasks_that_failed(tmp_path: Path) -> None:
     file = tmp_path / "bad"
     with pytest.raises(toil.FailedTasksError):
         toil.compute(double(broken(1)), store=tmp_path / "s", cluster="inline", on_failure=keep(file))

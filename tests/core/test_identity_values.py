@@ -217,7 +217,7 @@ def test_the_blocks_of_a_frame_do_not_count() -> None:
     assert value_identity(whole) != value_identity(whole.astype("int32"))
 
 
-def test_state_of_unique_objects_counts_as_they_say() -> None:
+def test_state_of_unique_objects_counts_as_they_define_it() -> None:
     assert value_identity(Handle("a")) == value_identity(Handle("a"))
     assert value_identity(Path("a//b")) == value_identity(Path("a/b"))
     assert value_identity({"a": Colour.RED}) == value_identity({"a": Colour(1)})
@@ -233,7 +233,7 @@ def test_state_of_unique_objects_counts_as_they_say() -> None:
         (sys.stdout, r"args\[0\] ", r"TextIOWrapper|EncodedFile|io\."),
     ],
 )
-def test_what_cannot_be_identified_is_named_with_its_place(value: Any, place: str, kind: str) -> None:
+def test_a_value_that_cannot_be_identified_is_named_with_its_place(value: Any, place: str, kind: str) -> None:
     with pytest.raises(SerializationError, match=rf"^{place}.*({kind})"):
         arguments_identity((value,), {}, lambda _: b"")
 

@@ -154,7 +154,7 @@ def test_a_dry_run_and_explain_say_what_is_made_again(
     assert "a file that it created no longer exists, and a task that will run needs it" in capsys.readouterr().out
 
 
-def test_each_task_may_say_what_becomes_of_its_files(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_each_task_may_decide_whether_its_files_are_kept(tmp_path: Path, run: Callable[..., Any]) -> None:
     place = str(tmp_path)
     run(finish(make_to_keep(place), place), finish(make_to_drop(place), place))
     assert files(tmp_path) == ["dropped", "kept", "kept"]
@@ -206,7 +206,7 @@ def only(value: Any) -> str:
     return value["child"].read_text()
 
 
-def test_of_an_edited_family_what_is_needed_is_made_again(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_the_needed_files_of_an_edited_family_are_made_again(tmp_path: Path, run: Callable[..., Any]) -> None:
     place = str(tmp_path)
     assert run(only(family(place, ""))) == "own"
     assert run(only(family(place, "?"))) == "own?"
@@ -240,7 +240,7 @@ def needs_a_sign(file: toil.File, place: str) -> str:
     return file.read_text()
 
 
-def test_what_a_failed_task_needs_stays_for_the_resume(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_files_that_a_failed_task_needs_are_kept_for_the_resume(tmp_path: Path, run: Callable[..., Any]) -> None:
     place = str(tmp_path)
     promise = [needs_a_sign(make(place), place), finish(make(place, "other"), place)]
     with pytest.raises(toil.FailedTasksError):
@@ -259,7 +259,7 @@ def test_the_results_of_every_finished_run_stay(tmp_path: Path, run: Callable[..
     assert (first.read_text(), second.read_text()) == ("text", "text!")
 
 
-def test_what_another_workflow_has_not_finished_stays(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_unfinished_work_of_another_workflow_is_kept(tmp_path: Path, run: Callable[..., Any]) -> None:
     place = str(tmp_path)
     with pytest.raises(toil.FailedTasksError):
         run(needs_a_sign(make(place), place), workflow="one")
@@ -267,7 +267,7 @@ def test_what_another_workflow_has_not_finished_stays(tmp_path: Path, run: Calla
     assert files(tmp_path) == ["other", "text"]
 
 
-def test_what_an_edited_run_had_left_goes(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_files_that_an_edited_run_had_left_are_removed(tmp_path: Path, run: Callable[..., Any]) -> None:
     place = str(tmp_path)
     with pytest.raises(toil.FailedTasksError):
         run([needs_a_sign(make(place), place), finish(make(place, "other"), place)])
@@ -275,7 +275,7 @@ def test_what_an_edited_run_had_left_goes(tmp_path: Path, run: Callable[..., Any
     assert files(tmp_path) == ["edited"]
 
 
-def test_a_reverted_edit_makes_again_what_went(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_a_reverted_edit_makes_deleted_files_again(tmp_path: Path, run: Callable[..., Any]) -> None:
     place = str(tmp_path)
     promise = [needs_a_sign(make(place), place), finish(make(place, "other"), place)]
     with pytest.raises(toil.FailedTasksError):
@@ -291,7 +291,7 @@ def spawner(place: str) -> Any:
     return needs_a_sign(written("spawned"), place)
 
 
-def test_a_reverted_edit_creates_tasks_anew_whose_files_went(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_a_reverted_edit_runs_tasks_again_whose_files_were_deleted(tmp_path: Path, run: Callable[..., Any]) -> None:
     place = str(tmp_path)
     with pytest.raises(toil.FailedTasksError):
         run([spawner(place), make(place)])
@@ -344,11 +344,11 @@ def test_a_full_disk_lets_tasks_start_one_by_one(
     assert f"min_free is {format_size(whole)}" in caplog.text or not is_full
 
 
-def test_a_disk_that_cannot_be_measured_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_measured_delays_nothing(tmp_path: Path) -> None:
     assert not ScarceDisk(tmp_path / "gone", 1, print).is_scarce()
 
 
-def test_a_twentieth_of_the_disk_is_to_stay_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_twentieth_of_the_disk_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [shutil._ntuple_diskusage(100, 95, 5), shutil._ntuple_diskusage(100, 96, 4)]
     warned: list[str] = []
     for usage, is_scarce in zip(found, (False, True), strict=True):
@@ -373,7 +373,7 @@ def use_service(place: str) -> Any:
 
 
 @pytest.mark.parametrize("is_created", [True, False])
-def test_what_a_client_of_a_service_has_read_goes(tmp_path: Path, is_created: bool) -> None:
+def test_files_that_the_client_of_a_service_has_read_are_deleted(tmp_path: Path, is_created: bool) -> None:
     place = str(tmp_path)
     asked = use_service(place) if is_created else ask(serve(), make(place), place)
     settings: Any = {"store": tmp_path / "store", "progress": False, "intermediates": "drop", "workers": 2}

@@ -177,7 +177,7 @@ def test_a_long_chain() -> None:
     assert len(made_of(from_dask(value))) >= 1500
 
 
-def test_what_is_no_collection_is_refused() -> None:
+def test_a_value_that_is_not_a_collection_is_refused() -> None:
     with pytest.raises(InputError, match="not a dask collection"):
         from_dask([1])
 

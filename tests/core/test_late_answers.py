@@ -27,7 +27,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_an_end_is_heard_when_the_last_answer_is_there(clock):
+def test_an_end_is_noticed_when_the_last_answer_arrives(clock):
     late = LateAnswers("file:///shared/store", limit=10)
     for answers in ([], [OTHER]):
         assert late.is_late(WELL, answers)
@@ -38,7 +38,7 @@ def test_an_end_is_heard_when_the_last_answer_is_there(clock):
     assert late.due() == []
 
 
-def test_the_store_is_not_looked_at_all_the_time(clock):
+def test_the_store_is_not_searched_again_at_once(clock):
     late = LateAnswers("file:///shared/store")
     late.is_late(WELL, [])
     assert late.due() == [WELL]
@@ -58,7 +58,7 @@ def test_a_job_whose_answers_never_come_is_lost_and_the_directory_is_named(clock
     assert not late.is_late(update, [])
 
 
-def test_a_worker_that_failed_without_a_word_may_not_have_seen_the_store():
+def test_a_worker_that_failed_without_a_message_may_not_have_seen_the_store():
     late = LateAnswers("/local/store")
     assert "cannot see the directory /local/store" in late.explained(FAILED, []).detail
     assert late.explained(FAILED, [OTHER]) == FAILED
@@ -66,7 +66,7 @@ def test_a_worker_that_failed_without_a_word_may_not_have_seen_the_store():
     assert LateAnswers("s3://bucket/store").explained(FAILED, []).detail == "exit status 1"
 
 
-def test_a_job_that_was_lost_is_still_listened_to_now_and_then():
+def test_answers_of_a_lost_job_are_still_looked_for_periodically():
     said = {"1-0": [OTHER]}
     strays = LostJobAnswers(lambda name, start: said[name][start:])
     strays.add("1-0", 1)

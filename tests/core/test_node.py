@@ -136,7 +136,7 @@ def test_one_of_two_runs_ends_and_the_files_of_the_other_stay(start, work, tmp_p
     assert folders(work) == folders(work, "runs") == set()
 
 
-def test_what_killed_processes_leave_is_removed_by_the_next_worker(start, work, tmp_path):
+def test_the_next_worker_removes_files_that_killed_processes_left(start, work, tmp_path):
     run = start("run", "never", "keep_on_nodes=0")
     wait_for((tmp_path / "never.began").exists)
     left = folders(work)
@@ -169,7 +169,7 @@ def test_the_files_of_a_run_elsewhere_stay_for_a_day_unless_none_of_its_jobs_is_
         assert len(folders(work, "code")) == left
 
 
-def test_an_image_goes_with_the_run_that_pulled_it_unless_another_run_uses_it(work, tmp_path):
+def test_an_image_is_removed_with_the_run_that_pulled_it_unless_another_run_uses_it(work, tmp_path):
     image = tmp_path / "image.sif"
     image.touch()
     first, second = (open_store(f"memory://images-{name}") for name in ("first", "second"))

@@ -32,13 +32,13 @@ def test_a_folder_that_each_machine_has_for_itself_is_refused(kinds):
         check_shared(Somewhere(True), "file:///tmp/run1", "run1")
 
 
-def test_where_nobody_knows_about_the_nodes_there_is_a_warning(kinds, caplog):
+def test_a_cluster_that_does_not_know_its_nodes_gives_a_warning(kinds, caplog):
     check_shared(Somewhere(None), "/tmp/run1", "run1")
     assert "is in /tmp, which is local to each machine; if jobs run on other machines" in caplog.text
 
 
 @pytest.mark.parametrize("has_others", [True, None])
-def test_a_file_system_of_one_machine_is_warned_of(kinds, caplog, has_others):
+def test_a_file_system_that_only_one_machine_has_gives_a_warning(kinds, caplog, has_others):
     check_shared(Somewhere(has_others), "/home/me/run1", "run1")
     assert "on a file system of type ext4" in caplog.text
 
@@ -53,7 +53,7 @@ def test_a_file_system_of_one_machine_is_warned_of(kinds, caplog, has_others):
         (True, "s3://bucket/run1", "ext4"),
     ],
 )
-def test_what_the_nodes_see_is_no_matter(kinds, caplog, has_others, url, kind):
+def test_stores_that_nodes_can_see_give_no_warning(kinds, caplog, has_others, url, kind):
     kinds[url] = kind
     with caplog.at_level(logging.DEBUG):
         check_shared(Somewhere(has_others), url, "run1")

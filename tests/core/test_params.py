@@ -90,7 +90,7 @@ def test_flags_win_over_files_and_later_files_over_earlier_ones(tmp_path: Path) 
         given([], ["x"])
 
 
-def test_only_a_dataclass_will_do() -> None:
+def test_only_a_dataclass_is_accepted() -> None:
     with pytest.raises(InputError, match="needs a dataclass"):
         toil.params(int)
 

@@ -83,7 +83,7 @@ def test_a_large_file_without_a_place_to_remember_it(tmp_path: Path, monkeypatch
     assert identity(file) == identity(file)
 
 
-def test_what_is_not_a_file_counts_by_its_name(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_counts_by_its_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert len({identity(tmp_path / name) for name in ("missing", "pipe", ".")}) == 3
 

@@ -86,7 +86,7 @@ def test_a_message_of_another_version_is_refused_with_a_next_step(data):
         protocol.decode(data)
 
 
-def test_a_message_that_must_be_another_one_is_refused():
+def test_a_message_of_another_kind_than_expected_is_refused():
     with pytest.raises(ToilfnError, match="expected the message 'run', and got 'stop'"):
         protocol.expect(Run, protocol.STOP)
 

@@ -37,7 +37,7 @@ class Kept:
         (Cause.ERROR, "exit status 1", "exit status 1"),
     ],
 )
-def test_the_failure_of_a_task_that_broke_a_limit_says_what_it_asked_for(
+def test_the_failure_of_a_task_that_exceeded_a_limit_says_what_it_requested(
     cause: Cause, said: str, expected: str
 ) -> None:
     shape = Resources(memory=2 << 30, walltime=90.0)

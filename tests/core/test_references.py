@@ -142,7 +142,7 @@ def test_the_command_reads_the_object(url, tmp_path, capfdbinary):
         assert answer.read() == CONTENT
 
 
-def test_what_cannot_be_referred_to_is_copied(session, tmp_path):
+def test_a_file_that_cannot_be_referred_to_is_copied(session, tmp_path):
     (tmp_path / "local").write_bytes(b"local")
     assert toil.import_file(tmp_path / "local", link="reference").path().read_bytes() == b"local"
     toil.export(toil.import_file(tmp_path / "local"), f"memory://{session.store.id}/x")

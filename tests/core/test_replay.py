@@ -36,7 +36,7 @@ def test_a_task_is_added_once_and_has_the_name_of_its_call_or_its_function() -> 
     assert [(fact.task.id, fact.name) for fact in added] == [(id_of("a"), "f"), (id_of("b"), "own")]
 
 
-def test_what_a_task_made_follows_its_outcome() -> None:
+def test_children_of_a_task_follow_its_outcome() -> None:
     made = outcome("a")._replace(functions=(function("g"),), tasks=(task("c", "g"),))
     facts = list(replay([function("f"), task("a", "f"), made]))
     assert [type(fact) for fact in facts] == [Function, TaskAdded, AttemptEnded, Function, TaskAdded]

@@ -96,7 +96,7 @@ def test_an_option_of_a_call_takes_the_place_of_the_function() -> None:
     ("name", "value", "text"),
     [("memory", "2X", "'2X'"), ("cores", -1, "-1"), ("disk", None, "None"), ("preemptible", 1, "1")],
 )
-def test_a_wrong_value_is_told_with_the_task_and_the_requirement(name: str, value: Any, text: str) -> None:
+def test_a_wrong_value_is_reported_with_the_task_and_the_requirement(name: str, value: Any, text: str) -> None:
     with pytest.raises(FailedTasksError) as error:
         run(granted.options(**{name: number(value)})())
     assert "granted(" in str(error.value)
@@ -104,12 +104,12 @@ def test_a_wrong_value_is_told_with_the_task_and_the_requirement(name: str, valu
     assert text in str(error.value)
 
 
-def test_more_than_the_cluster_has_is_told() -> None:
+def test_requests_above_what_the_cluster_has_are_reported() -> None:
     with pytest.raises(FailedTasksError, match="requests 1 cores, 1000 TiB of memory"):
         run(granted.options(memory=number("1000Ti"))())
 
 
-def test_a_function_that_fails_is_told_as_a_task_of_its_own() -> None:
+def test_a_requirement_function_that_fails_is_reported_as_a_task() -> None:
     with pytest.raises(FailedTasksError, match=r"memory of granted\(7\).*ZeroDivisionError"):
         run(granted.options(memory=lambda n: n // 0)(7), retries=0)
 
@@ -128,7 +128,7 @@ def fails_unless(path: str) -> int:
     return toil.current().memory
 
 
-def test_what_was_worked_out_is_not_worked_out_again(tmp_path: Path) -> None:
+def test_computed_requirements_are_not_computed_again(tmp_path: Path) -> None:
     store, count, flag = (str(tmp_path / name) for name in ("store", "count", "flag"))
     promise = fails_unless.options(memory=counted(count))(flag)
     with pytest.raises(FailedTasksError):

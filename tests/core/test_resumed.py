@@ -33,7 +33,7 @@ def process_id(flag: str) -> int:
         (InlineCluster(), {}, True),
     ],
 )
-def test_it_goes_on_with_the_cluster_that_was_named(
+def test_it_resumes_on_the_cluster_that_was_named(
     cluster: Any, given: dict[str, str], is_here: bool, tmp_path: Path
 ) -> None:
     """Also with one that was given as an object: the record says how it is made."""
@@ -56,7 +56,7 @@ def test_it_has_not_ended_and_is_still_one_run(tmp_path: Path) -> None:
     assert told == ["leader", "run", "end", "leader"]
 
 
-def test_what_cannot_be_made_again_is_refused(tmp_path: Path) -> None:
+def test_a_cluster_that_cannot_be_made_again_is_refused(tmp_path: Path) -> None:
     """In one line that says what to do; nothing runs here instead."""
     settings = {"cluster": "slurm", "cluster_address": {}, "cluster_recipe": {"unknown": "<lock> cannot be recorded"}}
     store = tell(tmp_path / "store", epoch(), run("a")._replace(settings=settings))
@@ -73,6 +73,6 @@ def test_recipes_hold_plain_values_and_no_secrets() -> None:
     assert with_path["settings"] == {"log_directory": "logs", "submit_args": ["-q", "x"]}
 
 
-def test_a_resumed_run_on_this_machine_does_without_the_launcher_of_the_first_one():
+def test_a_resumed_run_on_this_machine_does_not_use_the_launcher_of_the_first_one():
     cluster = toil.LocalCluster(2, launcher=lambda *_: pytest.fail("not started"), watch_memory=False)
     assert make_from("local", recipe_of(cluster)).constructor_arguments == ((), {"workers": 2, "watch_memory": False})

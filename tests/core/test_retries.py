@@ -109,7 +109,7 @@ def test_retries_as_options_and_settings() -> None:
 
 
 @pytest.mark.parametrize(("retries", "text"), [({"eror": 1}, "'eror' is not a cause"), ({"error": -1}, "-1 is not")])
-def test_wrong_retries_are_told(retries: Any, text: str) -> None:
+def test_wrong_retries_are_reported(retries: Any, text: str) -> None:
     with pytest.raises(InputError, match=f"option retries: {text}"):
         options.normalise({"retries": retries})
 

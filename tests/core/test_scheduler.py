@@ -58,7 +58,7 @@ def test_task_starts_when_all_it_needs_is_complete():
     assert batches(scheduler.dispatch(0.0)) == [[3]]
 
 
-def test_task_is_complete_only_with_all_that_it_led_to():
+def test_a_task_is_complete_only_with_all_its_descendants():
     scheduler = make(new(1), new(2), new(3, 1))
     scheduler.dispatch(0.0)
     assert done(scheduler, 1, children=[new(4)], waits=[2]) == []
@@ -190,7 +190,7 @@ def test_backoff_doubles_up_to_a_minute():
     assert waits == [10.0, 20.0, 40.0, 60.0, 60.0]
 
 
-def test_thousands_of_failures_are_borne_if_the_budget_says_so():
+def test_thousands_of_failures_are_tolerated_if_the_budget_allows_it():
     scheduler = make(new(1, budget=Budget(error=2000)))
     now = 0.0
     for batch in range(1, 1101):
@@ -230,7 +230,7 @@ def test_task_with_doubled_memory_leaves_the_queue_of_its_old_size():
     assert sizes == {name(2): 20, name(3): 10}
 
 
-def test_what_needs_a_task_that_was_given_up_waits_and_the_rest_goes_on():
+def test_dependents_of_a_task_that_was_given_up_wait_and_the_rest_continues():
     scheduler = make(new(1, budget=Budget(error=0)), new(2, 1), new(3))
     scheduler.dispatch(0.0)
     assert typed(*scheduler.handle(Failed(name(1), Cause.ERROR, 0.0))) == typed(GaveUp(name(1), Cause.ERROR))
@@ -269,7 +269,7 @@ def test_batch_that_ends_without_a_cause_costs_nothing():
     assert scheduler.state(name(1)) is State.READY
 
 
-def test_outcome_of_an_attempt_thought_lost_ends_the_next_attempt():
+def test_the_late_outcome_of_a_lost_attempt_ends_the_next_attempt():
     scheduler = make(new(1), policy=Policy(kill_after=5.0))
     scheduler.dispatch(0.0)
     scheduler.handle(Lost(1, Cause.LOST, 0.0))
@@ -344,7 +344,7 @@ def test_task_whose_value_refers_to_what_needs_it_is_stuck():
     assert set(scheduler.stuck()) == {name(1), name(2)}
 
 
-def test_impossible_move_tells_the_story_of_the_task():
+def test_an_impossible_transition_shows_the_history_of_the_task():
     scheduler = make(new(1))
     scheduler.dispatch(0.0)
     with pytest.raises(RuntimeError, match=rf"task {name(1).hex()} running.* cannot become complete.*ready to running"):
@@ -398,7 +398,7 @@ def late(number, *needs):
     return new(number, *needs)._replace(is_late=True)
 
 
-def test_what_a_late_task_asks_for_is_found_out_when_its_inputs_are_complete():
+def test_late_requirements_are_known_when_the_tasks_inputs_are_complete():
     scheduler = make(new(1), late(2, 1), policy=Policy(target_seconds=0.0, max_batch=1))
     scheduler.dispatch(0.0)
     told = done(scheduler, 1)
@@ -411,7 +411,7 @@ def test_what_a_late_task_asks_for_is_found_out_when_its_inputs_are_complete():
     assert (submit.ids, submit.shape) == ((name(2),), wide)
 
 
-def test_a_task_whose_requirements_cannot_be_known_is_given_up_and_its_dependents_never_start():
+def test_a_task_whose_requirements_cannot_be_evaluated_is_given_up_and_its_dependents_never_start():
     scheduler = make(late(1), new(2, 1), new(3))
     told = scheduler.handle(RequirementsResolved(name(1), None))
     assert [command.id for command in told if isinstance(command, (GaveUp, Complete))] == [name(1)]
@@ -463,7 +463,7 @@ class TestHolding:
             scheduler.handle(Lost(batch, None, 0.0))
         assert batches(scheduler.dispatch(0.0, holds=True)) == [[23]]
 
-    def test_a_task_that_stopped_being_ready_is_passed_over(self):
+    def test_a_task_that_is_no_longer_ready_is_skipped(self):
         scheduler = make(new(1), new(2), new(11, 1))
         scheduler.dispatch(0.0, holds=True)
         done(scheduler, 1)

@@ -35,7 +35,7 @@ def end(scheduler, submit, seconds, now=0.0):
     return scheduler.handle(Lost(submit.batch, None, now))
 
 
-def test_few_jobs_tell_how_long_a_task_takes_and_the_others_follow_together():
+def test_a_few_jobs_measure_how_long_a_task_takes_and_the_others_follow_together():
     scheduler = make(*map(new, range(102)))
     first, second = submits(scheduler.dispatch(0.0))
     assert len(first.ids) == len(second.ids) == 1
@@ -58,7 +58,7 @@ def test_tasks_that_run_for_longer_than_a_bundle_go_alone_before_the_first_has_e
     assert sizes(scheduler.dispatch(80.0)) == [1] * 10
 
 
-def test_probes_that_fail_for_good_are_followed_by_others():
+def test_probes_that_fail_permanently_are_replaced():
     scheduler = make(*(new(i, budget=Budget(error=0)) for i in range(5)))
     started = []
     while now := submits(scheduler.dispatch(0.0)):
@@ -99,7 +99,7 @@ def test_the_failure_of_one_task_concerns_that_one_only():
 
 
 @given(walltime=st.floats(1.0, 1e5), seconds=st.floats(0.01, 20.0), count=st.integers(3, 50))
-def test_a_bundle_asks_for_what_one_task_asks_for_and_little_more_time(walltime, seconds, count):
+def test_a_bundle_requests_the_resources_of_one_task_and_little_more_time(walltime, seconds, count):
     shape = Resources(2, 10, 1, walltime=walltime)
     scheduler = make(*(new(i, shape=shape) for i in range(count + 2)))
     for submit in submits(scheduler.dispatch(0.0)):
@@ -131,7 +131,7 @@ def gathering():
     return make(new(1), policy=Policy(gather=0.5))
 
 
-def test_what_becomes_ready_shortly_after_goes_out_with_the_first(gathering):
+def test_tasks_that_become_ready_shortly_after_are_submitted_with_the_first(gathering):
     assert gathering.dispatch(10.0) == []
     assert gathering.wake_at == 10.5
     gathering.handle(Submitted((new(2),)))
@@ -170,7 +170,7 @@ def lost(*causes):
 
 
 @pytest.mark.parametrize("cause", [Cause.ERROR, Cause.MEMORY, Cause.WALLTIME])
-def test_when_it_is_not_known_who_ended_the_worker_each_runs_alone_and_nobody_pays(cause):
+def test_tasks_run_alone_at_no_cost_when_the_one_that_ended_the_worker_is_not_known(cause):
     scheduler, sizes = lost(cause)
     assert sizes == [0, 1, 1, 1]
     ((guilty, batch), *_) = [(ids[0], batch) for batch, ids in scheduler.running().items()]
@@ -184,7 +184,7 @@ def test_a_node_that_dies_once_ends_no_bundles():
     assert lost(Cause.PREEMPTED, Cause.PREEMPTED)[1] == [1, 1, 3]
 
 
-def test_those_that_follow_run_alone_too():
+def test_later_tasks_run_alone_too():
     scheduler = make(new(1), new(2, 1), new(3, 2))
     (chain,) = submits(scheduler.dispatch(0.0))
     scheduler.handle(Lost(chain.batch, Cause.MEMORY, 0.0, is_sure=False))

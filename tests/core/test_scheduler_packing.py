@@ -104,7 +104,7 @@ def test_task_that_fits_the_largest_waits_for_the_cluster_to_grow():
     assert numbers(scheduler.dispatch(0.0)) == [[1]]
 
 
-def test_ready_tasks_are_given_up_when_the_capacity_shrinks_for_good():
+def test_ready_tasks_are_given_up_when_the_capacity_shrinks_permanently():
     scheduler, _ = make(Capacity(machine(cores=4)), new(1, shape=Resources(4, 0, 0)), new(2), new(3, 2))
     assert typed(*scheduler.handle(Capacity(machine(cores=1)))) == typed(GaveUp(name(1), Cause.INPUT))
     assert numbers(scheduler.dispatch(0.0)) == [[2]]
@@ -144,7 +144,7 @@ def test_large_task_does_not_starve():
     assert len(scheduler.dispatch(0.0)) == 2
 
 
-def test_nothing_is_held_back_for_what_waits_for_the_cluster_to_grow():
+def test_no_task_is_held_back_for_one_that_waits_for_the_cluster_to_grow():
     policy = Policy(target_seconds=0.0, max_batch=1, patience=5)
     grown = new(1000, shape=Resources(4, 0, 0))
     large = new(1001, shape=Resources(2, 0, 0))
@@ -192,7 +192,7 @@ def test_tasks_of_an_unknown_kind_go_alone():
     assert numbers(scheduler.dispatch(0.0)) == [[0], [1]]
 
 
-def test_batch_has_the_work_that_is_aimed_at():
+def test_batch_has_about_the_target_amount_of_work():
     policy = Policy(target_seconds=1.0)
     scheduler = trained(Capacity(machine(cores=2)), *(new(i) for i in range(100)), policy=policy, seconds=0.25)
     assert numbers(scheduler.dispatch(0.0)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -338,7 +338,7 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("capacity", "most", "more"), LIMITS)
-def test_what_is_over_the_users_limits_is_given_up_at_once_on_every_cluster(capacity, most, more):
+def test_a_task_over_the_users_limits_is_given_up_at_once_on_every_cluster(capacity, most, more):
     base = {"cores": 1, "memory": 1, "disk": 1}
     scheduler, commands = make(
         capacity, new(1, shape=Resources(**(base | more))), new(2, shape=Resources(**(base | most)))
@@ -367,7 +367,7 @@ def test_memory_is_not_doubled_over_the_users_limit():
     assert again.shape.memory == 100
 
 
-def test_a_task_that_needs_all_there_is_runs_alone():
+def test_a_task_that_needs_all_resources_runs_alone():
     shape = Resources(2.0, 1000, 100, walltime=3600.0)
     capacity = Capacity(machine(walltime=3600.0))
     scheduler, commands = make(capacity, new(1, shape=shape), new(2, shape=shape))
@@ -379,13 +379,13 @@ def test_a_task_that_needs_all_there_is_runs_alone():
 
 
 @pytest.mark.parametrize("more", [{"cores": 2.1}, {"memory": 1001}, {"disk": 101}, {"walltime": 3601.0}])
-def test_a_task_that_needs_more_than_there_is_fails_at_once(more):
+def test_a_task_that_needs_more_than_the_cluster_has_fails_at_once(more):
     shape = machine(**{"walltime": 3600.0, **more})
     _, commands = make(Capacity(machine(walltime=3600.0)), new(1, shape=shape))
     assert typed(*commands) == typed(GaveUp(name(1), Cause.INPUT))
 
 
-def test_a_task_whose_requirements_are_not_known_does_not_go_along():
+def test_a_task_whose_requirements_are_not_known_does_not_join_a_batch():
     late = new(2, 1)._replace(is_late=True)
     scheduler = trained(Capacity(machine()), new(1), late, new(3, 1), policy=Policy(), seconds=0.01)
     (batch,) = numbers(scheduler.dispatch(0.0))

@@ -86,7 +86,7 @@ def test_user_waits_for_the_room_of_a_batch_that_has_answered_and_not_ended():
     assert dispatched(scheduler) == {3: [2]}
 
 
-def test_all_that_a_user_led_to_counts_as_its_use():
+def test_a_service_is_used_until_all_descendants_of_its_client_are_complete():
     scheduler = make(service(1), new(2, 1))
     dispatched(scheduler)
     start(scheduler, 1, 1)
@@ -123,7 +123,7 @@ def test_services_of_services_start_in_order_and_stop_in_reverse():
     assert scheduler.idle
 
 
-def test_services_never_take_the_room_of_their_users():
+def test_services_never_take_the_resources_of_their_users():
     pairs = [one for i in (1, 3, 5) for one in (service(i), new(i + 1, i))]
     scheduler = make(*pairs, cores=2)
     order = []
@@ -232,7 +232,7 @@ def test_services_stop_when_their_users_are_given_up():
     assert typed(*commands) == typed(GaveUp(name(2), Cause.ERROR), StopService(name(1), 1))
 
 
-def test_services_stop_when_all_that_goes_on_is_for_nobody():
+def test_services_stop_when_no_remaining_task_needs_them():
     scheduler = make(service(1), new(2, 1))
     dispatched(scheduler)
     start(scheduler, 1, 1)

@@ -124,7 +124,7 @@ def test_a_traceback_names_file_and_line_and_shows_the_source(tmp_path: Path, cl
     assert "flow.py" in logs.stdout + logs.stderr
 
 
-def test_source_is_shown_where_the_script_is_no_more(tmp_path: Path) -> None:
+def test_source_is_shown_when_the_script_no_longer_exists(tmp_path: Path) -> None:
     body = """
     import pathlib
 
@@ -145,7 +145,7 @@ def test_source_is_shown_where_the_script_is_no_more(tmp_path: Path) -> None:
     assert 'raise ValueError("gone")  # the line' in run(tmp_path, body)
 
 
-def test_what_pickle_looks_up_in_the_main_module_is_there(tmp_path: Path) -> None:
+def test_names_that_pickle_looks_up_in_the_main_module_exist(tmp_path: Path) -> None:
     body = """
     def square(x):
         return x * x

@@ -116,7 +116,7 @@ def outlive(folder: str) -> str:
     return "done"
 
 
-def test_a_service_whose_check_says_that_it_has_ended_fails_nobody(run: Any, tmp_path: Path) -> None:
+def test_a_service_whose_check_says_that_it_has_ended_fails_no_client(run: Any, tmp_path: Path) -> None:
     """As in Toil: False is a good end, and only an exception is a failure."""
     service = Finite(str(tmp_path))
     assert run(outlive(service), client(str(tmp_path), service), retries=0)[0] == "done"
@@ -179,7 +179,7 @@ def kill_the_server_once(folder: str, address: str) -> str:
     return "done"
 
 
-def test_service_killed_by_a_signal_is_started_anew(tmp_path: Path) -> None:
+def test_a_service_killed_by_a_signal_is_started_again(tmp_path: Path) -> None:
     assert toil.compute(kill_the_server_once(str(tmp_path), server(str(tmp_path))), progress=False) == "done"
     assert story(tmp_path) == ["server up", "server up", "server down"]
 
@@ -204,7 +204,7 @@ def test_client_whose_descendants_run_when_the_service_dies_runs_again_with_a_ne
     assert any(cause == "lost" and message.startswith("rolled back: server") for cause, message in told)
 
 
-def test_room_that_will_never_be_is_told_with_names(run: Any, tmp_path: Path) -> None:
+def test_resources_that_can_never_be_free_are_reported_with_names(run: Any, tmp_path: Path) -> None:
     both = client(str(tmp_path), server(str(tmp_path)), server(str(tmp_path), "another"))
     words = r"client.*can never run it at the same time as its services: server, server"
     with pytest.raises(toil.FailedTasksError, match=words):
@@ -222,7 +222,7 @@ def silent() -> Iterator[int]:
     yield from ()
 
 
-def test_generator_that_does_not_yield_is_told(tmp_path: Path) -> None:
+def test_a_generator_that_does_not_yield_is_reported(tmp_path: Path) -> None:
     with pytest.raises(toil.FailedTasksError, match="returned without a yield"):
         toil.compute(client.options(cores=0.1)(str(tmp_path), silent()), progress=False, retries=0, cluster="inline",
                      clean="always")  # fmt: skip

@@ -168,7 +168,7 @@ def test_configuration_files_and_variables_are_found(tmp_path: Path) -> None:
     assert resolve_afresh(tmp_path) == "12 True"
 
 
-def test_dask_is_not_imported_when_it_has_nothing_to_say(tmp_path: Path) -> None:
+def test_dask_is_not_imported_when_it_is_not_needed(tmp_path: Path) -> None:
     assert resolve_afresh(tmp_path) == "None False"
 
 
@@ -191,7 +191,7 @@ def test_options_of_the_store(given: object) -> None:
 
 
 @pytest.mark.parametrize("given", ["endpoint_url", "=x", "{", "{5}"])
-def test_what_is_no_option_of_the_store(given: str) -> None:
+def test_an_option_that_the_store_does_not_have(given: str) -> None:
     with pytest.raises(InputError, match="'store_options': "):
         Settings.resolve(store_options=given)
 
@@ -221,18 +221,18 @@ def test_an_empty_path_is_refused(name: str) -> None:
         ("cluster", toil.LocalCluster, r"it is a class: write LocalCluster\(\)"),
     ],
 )  # fmt: skip
-def test_values_of_other_kinds_are_refused_in_words(name: str, value: object, words: str) -> None:
+def test_values_of_other_kinds_are_refused_with_a_message(name: str, value: object, words: str) -> None:
     with pytest.raises(InputError, match=f"the setting '{name}'.*{words}"):
         Settings.resolve(**{name: value})
 
 
-def test_a_walltime_of_nothing_is_refused_where_the_task_is_defined() -> None:
+def test_a_walltime_of_zero_is_refused_where_the_task_is_defined() -> None:
     with pytest.raises(InputError, match="option walltime: 0 is not a time limit; write a time above 0"):
         toil.task(walltime=0)(len)
 
 
 @pytest.mark.parametrize("place", [b"x", 3, None])
-def test_a_store_that_is_no_path_is_refused_in_words(place: Any) -> None:
+def test_a_store_that_is_not_a_path_is_refused(place: Any) -> None:
     with pytest.raises(InputError, match="the setting 'store'"):
         toil.resume(place)
 

@@ -98,7 +98,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["content", "size", "link", "pipe"])
-def test_nothing_that_is_shared_is_believed(
+def test_a_damaged_copy_in_the_shared_cache_is_fetched_again(
     store: Store, ref: BlobRef, fetched: list[str], become: Any, shared: Path, tmp_path: Path, how: str
 ) -> None:
     cache.place(store, ref, tmp_path / "a")
@@ -127,7 +127,7 @@ def test_a_shared_file_takes_no_further_room_and_goes_with_the_first(
     assert room.cached_files() == []
 
 
-def test_what_is_left_of_a_store_that_is_gone_goes_too(
+def test_remains_of_a_store_that_is_gone_are_removed_too(
     store: Store, ref: BlobRef, become: Any, shared: Path, tmp_path: Path
 ) -> None:
     cache.place(store, ref, tmp_path / "a")
@@ -156,7 +156,7 @@ def test_some_files_are_not_shared(store: Store, become: Any, shared: Path, tmp_
     assert not shared.exists() or list(shared.iterdir()) == []
 
 
-def test_a_directory_that_cannot_be_written_is_not_missed(
+def test_a_directory_that_cannot_be_written_does_no_harm(
     store: Store, ref: BlobRef, become: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(b"")

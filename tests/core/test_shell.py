@@ -280,7 +280,7 @@ def test_the_error_class_has_the_status() -> None:
     assert (error.exit_code, error.stderr, error.is_explained) == (3, "words", True)
 
 
-def test_a_killed_command_is_told_as_such() -> None:
+def test_a_killed_command_is_reported_as_killed() -> None:
     with pytest.raises(FailedTasksError, match="was killed by signal 9"):
         compute(toil.shell("kill -9 $$")())
     assert os.getpid()

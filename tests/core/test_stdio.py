@@ -87,7 +87,7 @@ def test_an_error_of_a_command_has_its_status_though_nobody_reads_it(tmp_path: P
         assert done.stdout == "2\n"
 
 
-def test_nothing_that_is_meant_for_standard_error_goes_to_standard_output(tmp_path: Path) -> None:
+def test_messages_for_standard_error_never_go_to_standard_output(tmp_path: Path) -> None:
     (tmp_path / "flow.py").write_text(
         "import sys\nsys.stderr = None\nimport toilfn as toil\n@toil.task(retries=0)\ndef f():\n    raise ValueError\n"
         "if __name__ == '__main__':\n    try:\n        toil.compute(f(), progress=True)\n"

@@ -68,7 +68,7 @@ def names(answers, kind):
     return [answer.parcel.batch.name for answer in answers if isinstance(answer, kind)]
 
 
-def test_nothing_waits_for_a_system_that_is_slow(system, submitting):
+def test_the_leader_does_not_wait_for_a_slow_system(system, submitting):
     system.may_answer.clear()
     submitting.put(parcels("a", "b"))
     for now in range(5):
@@ -79,7 +79,7 @@ def test_nothing_waits_for_a_system_that_is_slow(system, submitting):
     assert system.calls == [["a", "b"]]
 
 
-def test_a_shape_that_is_refused_for_good_concerns_no_other(system, submitting):
+def test_a_shape_that_is_refused_permanently_does_not_affect_others(system, submitting):
     system.refusals = [(Refusal.FINAL, 0)]
     submitting.put([*parcels("a", "b", shape=LARGE), *parcels("c")])
     refused = step(system, submitting, 0)
@@ -88,7 +88,7 @@ def test_a_shape_that_is_refused_for_good_concerns_no_other(system, submitting):
     assert names(submitting.work(0, 0), Sent) == ["c"]
 
 
-def test_what_was_taken_before_a_refusal_counts(system, submitting):
+def test_jobs_accepted_before_a_refusal_count(system, submitting):
     system.refusals = [(Refusal.PASSING, 1)]
     submitting.put(parcels("a", "b"))
     assert names(step(system, submitting, 0), Sent) == ["a"]
@@ -108,7 +108,7 @@ def test_a_refusal_that_may_pass_is_tried_again_later_each_time(system, submitti
     assert names(step(system, submitting, 7), Sent) == ["a"]
 
 
-def test_where_it_takes_no_more_fewer_are_sent_and_the_limit_is_known(system, submitting):
+def test_fewer_jobs_are_sent_to_a_full_system_and_its_limit_is_known(system, submitting):
     system.refusals = [(Refusal.FULL, 0)] * 3
     submitting.put(parcels("a", "b", "c", "d"))
     step(system, submitting, 0, others=7)
@@ -124,7 +124,7 @@ def test_where_it_takes_no_more_fewer_are_sent_and_the_limit_is_known(system, su
 
 
 @pytest.mark.parametrize("refusal", [Refusal.FULL, Refusal.PASSING])
-def test_nobody_waits_for_ever_when_nothing_of_ours_is_there(system, submitting, refusal):
+def test_a_refused_shape_fails_when_none_of_our_jobs_is_there(system, submitting, refusal):
     system.refusals = [(refusal, 0)] * 2
     submitting.put(parcels("a"))
     assert step(system, submitting, 0) == []
@@ -147,7 +147,7 @@ def test_a_system_that_is_away_for_long_ends_the_run(system, submitting):
         step(system, submitting, 601)
 
 
-def test_what_was_not_sent_can_be_taken_back(system, submitting):
+def test_batches_that_were_not_sent_can_be_withdrawn(system, submitting):
     system.may_answer.clear()
     submitting.put([*parcels("a", shape=LARGE), *parcels("b")])
     list(submitting.work(0, 0))

@@ -134,7 +134,7 @@ def test_a_task_finds_the_temporary_directory_of_its_environment(run: Callable[.
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_a_task_changes_in_its_process_is_put_back(run: Callable[..., Any], name: str) -> None:
+def test_changes_that_a_task_makes_in_its_process_are_undone(run: Callable[..., Any], name: str) -> None:
     before = look(name)
     after = look(name, change(name, before))
     seen = run([before, after])
@@ -233,7 +233,7 @@ def prints(_: Any) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("how", ["closed", "none", "detached", "descriptors", "replaced"])
-def test_a_task_that_takes_standard_output_away_takes_it_from_itself_only(tmp_path: Path, how: str) -> None:
+def test_a_task_that_closes_standard_output_affects_only_itself(tmp_path: Path, how: str) -> None:
     with pytest.raises(toil.FailedTasksError) as caught:
         toil.compute(prints(takes_output_away(how)), workers=1, progress=False, store=str(tmp_path / "store"))
     text = str(caught.value)
@@ -256,7 +256,7 @@ def forks(how: str) -> str:
 
 
 @pytest.mark.parametrize(("how", "status"), [("returns", 0), ("exits", 3), ("raises", 1)])
-def test_a_forked_child_that_comes_back_does_not_answer_for_its_task(
+def test_a_forked_child_that_returns_does_not_answer_for_its_task(
     run: Callable[..., Any], how: str, status: int
 ) -> None:
     assert run(forks(how)) == f"parent, child ended with {status}"

@@ -13,7 +13,7 @@ from toilfn.text import VisibleStream, abridged, last_lines, visible
 
 
 @given(st.text(st.characters(), max_size=50))
-def test_what_is_visible_has_no_control_characters_and_can_be_encoded(text: str) -> None:
+def test_visible_text_has_no_control_characters_and_can_be_encoded(text: str) -> None:
     shown = visible(text)
     assert all(unicodedata.category(c) not in ("Cc", "Cs") for c in shown if c not in "\n\t")
     shown.encode()

@@ -106,7 +106,7 @@ def test_a_run_is_below_the_span_in_which_it_was_started(tmp_path, how, monkeypa
      OUTER.replace("00-4", "ff-4"), f"00-{'0' * 32}-00f067aa0ba902b7-01",
      f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01"],
 )  # fmt: skip
-def test_what_is_no_context_is_ignored(text):
+def test_a_trace_context_that_is_not_valid_is_ignored(text):
     assert TraceContext.read(text) is None
 
 

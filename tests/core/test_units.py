@@ -73,7 +73,7 @@ def test_a_duration_is_written_for_people(seconds: float, text: str) -> None:
 
 
 @given(st.integers(0, 2**62))
-def test_what_is_written_can_be_read(size: int) -> None:
+def test_written_text_can_be_read(size: int) -> None:
     assert parse_size(str(size)) == size
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06, abs=1)
 
@@ -84,7 +84,7 @@ def test_a_written_duration_can_be_read(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("size", [8, "8", "20", 1024, "512K", 2**20 - 1, 1.5])
-def test_less_than_a_mebibyte_was_meant_in_another_unit(size: str | float) -> None:
+def test_memory_below_a_mebibyte_is_refused_as_a_missing_unit(size: str | float) -> None:
     for parse, what in ((parse_memory, "memory"), (parse_disk, "disk")):
         with pytest.raises(ResourceError, match=f"bytes of {what}, less than a mebibyte"):
             parse(size)

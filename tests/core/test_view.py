@@ -33,7 +33,7 @@ def state_of(view: View, name: str) -> State:
     return view.tasks[id_of(name)].state
 
 
-def test_states_of_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_states_of_a_run_that_has_not_ended(tmp_path: Path) -> None:
     view = view_of(tmp_path, *half_done())
     counts = Counter(task.state for task in view.current())
     assert counts == {State.DONE: 4, State.RUNNING: 1, State.FAILED: 1, State.WAITING: 2}
@@ -56,7 +56,7 @@ def test_nothing_runs_after_the_end(tmp_path: Path) -> None:
     assert state_of(view, "sort 3") is State.FAILED
 
 
-def test_a_new_leader_tries_again_what_failed_once_it_starts_something(tmp_path: Path) -> None:
+def test_a_new_leader_retries_failed_tasks_once_it_starts_one(tmp_path: Path) -> None:
     view = view_of(tmp_path, *half_done(), end("failed"), epoch(2))
     assert (state_of(view, "sort 3"), state_of(view, "sort 4")) == (State.FAILED, State.WAITING)
     view = view_of(tmp_path, started("sort 4"))
@@ -107,7 +107,7 @@ def test_an_ambiguous_name_lists_candidates_failed_ones_first(tmp_path: Path) ->
     assert len(lines) == 6
 
 
-def test_an_id_that_is_too_short_lists_those_that_it_may_mean(tmp_path: Path) -> None:
+def test_an_id_that_is_too_short_lists_the_ids_that_begin_with_it(tmp_path: Path) -> None:
     view = view_of(tmp_path, *half_done())
     firsts = Counter(id.hex()[0] for id in view.tasks)
     start, count = firsts.most_common(1)[0]
@@ -118,7 +118,7 @@ def test_an_id_that_is_too_short_lists_those_that_it_may_mean(tmp_path: Path) ->
         view.find("")
 
 
-def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the tasks are merge, report, sort_chunk, split"):
         view_of(tmp_path, *half_done()).find("srot")
 

@@ -63,7 +63,7 @@ def test_a_long_queue_is_no_deadlock_for_long(waiting):
     ],
     ids=["no service", "no client", "something else runs"],
 )
-def test_what_can_go_on_is_left_alone(waiting, said, batches):
+def test_batches_that_may_still_start_are_left_alone(waiting, said, batches):
     assert failed(waiting, batches, 1e6) == []
     assert said == []
 
@@ -75,7 +75,7 @@ def test_a_reason_that_changes_starts_the_time_again(waiting):
     assert len(failed(waiting, [SERVICE, client], 1101.0)) == 1
 
 
-def test_held_jobs_are_named_with_their_reason_now_and_then(waiting, said):
+def test_held_jobs_are_named_with_their_reason_periodically(waiting, said):
     batches = [job(1, reason="PENDING JobHeldAdmin", is_held=True), job(2, reason="PENDING Priority")]
     for now in range(0, 3 * 3600, 10):
         assert failed(waiting, batches, float(now)) == []
@@ -93,7 +93,7 @@ class Log:
         self.written.append((record.waiting, record.begun))
 
 
-def test_the_log_says_what_waits_and_what_has_changed_since():
+def test_the_log_names_waiting_tasks_and_later_changes():
     log, first, second = Log(), job(1, reason="PENDING Priority"), job(2, reason="PENDING Priority")
     queued = Queued(log)
     queued.write([SERVICE, first, second], 0.0)
@@ -107,7 +107,7 @@ def test_the_log_says_what_waits_and_what_has_changed_since():
     assert log.written == []
 
 
-def test_reasons_that_change_all_the_time_are_written_now_and_then():
+def test_reasons_that_change_constantly_are_written_periodically():
     log, batch = Log(), job(1, reason="PENDING Priority")
     queued = Queued(log)
     for now in range(600):

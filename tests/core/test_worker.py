@@ -192,7 +192,7 @@ def test_the_traceback_ends_in_the_users_line_where_toilfn_refuses_a_call(run: A
         ("exit", "error", "SystemExit: told to"),
     ],
 )
-def test_what_a_task_raises_is_its_own_failure(run: Any, name: str, cause: str, message: str) -> None:
+def test_an_exception_of_a_task_is_its_own_failure(run: Any, name: str, cause: str, message: str) -> None:
     answered, (id_,) = run(raising(name))
     assert (answered.failures[id_].cause, answered.failures[id_].message) == (cause, message)
 
@@ -220,7 +220,7 @@ def test_a_value_that_cannot_be_stored_is_named(run: Any, kind: str, text: str) 
     assert f"the value of task unstorable cannot be stored: {text}" in failure.message
 
 
-def test_what_needs_a_failed_task_is_given_back_and_the_rest_runs(run: Any, store: Store) -> None:
+def test_dependents_of_a_failed_task_are_given_back_and_the_rest_runs(run: Any, store: Store) -> None:
     failed = fail("no")
     answered, ids = run(failed, same(failed), same(same(failed)), same("other"))
     assert set(answered.failures) == {ids[0]}
@@ -231,7 +231,7 @@ def test_what_needs_a_failed_task_is_given_back_and_the_rest_runs(run: Any, stor
 
 @given(depth=st.integers(0, 30))
 @settings(max_examples=10)
-def test_tail_calls_go_on_in_the_same_batch(depth: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_tail_calls_continue_in_the_same_batch(depth: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = open_store(tmp_path_factory.mktemp("store"), sync=False)
     runner, answered = InProcess(store.url, {}), Answered()
     made = make(store, same(count_down(depth)))
@@ -249,7 +249,7 @@ def test_a_structure_around_a_tail_call_is_resolved_for_what_needs_it(run: Any, 
     assert answered.value(id_, store) == [3, [2, [1, []]]]
 
 
-def test_what_needs_a_tail_call_that_fails_is_given_back(run: Any) -> None:
+def test_dependents_of_a_tail_call_that_fails_are_given_back(run: Any) -> None:
     answered, (_, needing) = run(count_down_to_error(3), same(count_down_to_error(3)))
     assert [failure.message for failure in answered.failures.values()] == ["ValueError: at the end"] * 2
     assert needing in answered.returned
@@ -291,7 +291,7 @@ def test_a_loop_of_tail_calls_keeps_only_the_value_that_is_needed(store: Store) 
         assert len(batch.payloads) <= 1
 
 
-def test_what_has_no_time_left_for_its_walltime_is_given_back(store: Store) -> None:
+def test_tasks_without_time_left_for_their_walltime_are_given_back(store: Store) -> None:
     """The first task is run in any case; a tail call counts as another one."""
     for walltime, ran in ((120.0, 5), (60.0, 1)):
         executor = executor_of(store)
@@ -319,7 +319,7 @@ def test_a_recall_gives_back_what_has_not_started(started: int, tmp_path_factory
     assert batch.next() is None
 
 
-def test_how_an_announced_task_ended_is_told_before_the_next_one_begins():
+def test_the_end_of_an_announced_task_is_reported_before_the_next_one_begins():
     """Else that one could end the process, and the leader would charge the task that it believes to be running."""
     said = []
     answers = Answers(said.append)

@@ -102,7 +102,7 @@ def test_a_request_to_end_leaves_nothing_behind(store: Store, tmp_path: Path) ->
     assert left <= {"runs"}  # which code and files the next worker would find
 
 
-def test_where_a_worker_crashed_is_in_the_jobs_own_log(store: Store) -> None:
+def test_the_traceback_of_a_crashed_worker_is_in_the_jobs_own_log(store: Store) -> None:
     put(store, crash())
     crashed = worker(store.url, "b1-0")
     assert crashed.returncode == -signal.SIGABRT
@@ -117,7 +117,7 @@ def test_a_batch_that_is_not_there_is_an_error(store: Store) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("one",), ("--fd", "1")])
-def test_wrong_usage_is_told(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_reported(arguments: tuple[str, ...]) -> None:
     wrong = worker(*arguments)
     assert wrong.returncode in (1, 2)
     assert "toilfn.worker" in wrong.stderr

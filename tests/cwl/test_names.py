@@ -112,7 +112,7 @@ def test_outputs_are_found_where_the_work_directory_has_brackets_and_files_do(ru
 
 
 @pytest.mark.parametrize("name", ["/tmp/x", "../../x", "..", "a/b", ""])
-def test_no_name_of_an_output_leads_out_of_the_output_directory(runner, written, tmp_path, name):
+def test_no_output_is_written_outside_of_the_output_directory(runner, written, tmp_path, name):
     own = json.dumps({"o": {"class": "File", "path": "x", "basename": name}})
     document = written("doc.cwl", tool(f"echo bad > x; printf %s '{own}' > cwl.output.json", "{o: File}"))
     done = runner("--outdir", tmp_path / "a/b/out", document)
@@ -187,7 +187,7 @@ def test_a_file_is_delivered_once_and_directories_stay_whole(runner, written, tm
         ("mkdir d; python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('d/sock')\"", "sock"),
     ],
 )
-def test_what_cannot_be_kept_is_named(runner, written, tmp_path, command, words):
+def test_an_output_that_cannot_be_stored_is_named(runner, written, tmp_path, command, words):
     done = runner(written("doc.cwl", tool(command, "{d: {type: Directory, outputBinding: {glob: d}}}")))
     assert done.status == 1
     assert words in done.messages
@@ -219,7 +219,7 @@ steps:
 
 
 @pytest.mark.parametrize("expression", ['["word"]', '[["a", 1]]', "42", '"text"', '{a: {class: "File"}}'])
-def test_outputs_that_are_no_object_are_explained(runner, written, expression):
+def test_outputs_that_are_not_an_object_are_explained(runner, written, expression):
     document = written(
         "doc.cwl",
         "cwlVersion: v1.2\nclass: ExpressionTool\nrequirements: {InlineJavascriptRequirement: {}}\ninputs: []\n"
@@ -230,7 +230,7 @@ def test_outputs_that_are_no_object_are_explained(runner, written, expression):
     assert "Traceback" not in done.messages
 
 
-def test_what_a_tool_leaves_running_ends_with_it(runner, written, tmp_path):
+def test_processes_that_a_tool_leaves_running_end_with_it(runner, written, tmp_path):
     pid = tmp_path / "pid"
     script = (
         f"(setsid sh -c 'echo $$ > {pid}; exec sleep 600' >/dev/null 2>&1 &) ; until [ -s {pid} ]; do sleep 0.1; done"

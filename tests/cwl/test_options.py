@@ -37,7 +37,7 @@ def lines(tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--tmpdir-prefix", "--tmp-outdir-prefix"])
-def test_temporary_directories_are_where_they_are_wanted_and_stay(runner, tmp_path, option):
+def test_temporary_directories_are_in_the_requested_place_and_stay(runner, tmp_path, option):
     (tmp_path / "scratch").mkdir()
     runner(option, tmp_path / "scratch" / "x-", "--leave-tmpdir", DOCUMENTS / "hello.cwl", "--message", "hi")
     [kept] = (tmp_path / "scratch").glob("*/kept/hello.cwl-*")
@@ -45,7 +45,7 @@ def test_temporary_directories_are_where_they_are_wanted_and_stay(runner, tmp_pa
     assert list((tmp_path / "tmp").rglob("kept")) == []
 
 
-def test_so_many_tools_run_at_one_time(runner, written, tmp_path):
+def test_the_given_number_of_tools_run_at_one_time(runner, written, tmp_path):
     command = f"mkdir {tmp_path}/busy && sleep 0.05 && rmdir {tmp_path}/busy"
     scatter = f"""\
 cwlVersion: v1.2
@@ -130,7 +130,7 @@ def test_dependencies_of_a_document_are_listed(runner, tmp_path):
     assert json.loads(done.printed)["class"] == "File"
 
 
-def test_a_document_that_is_not_valid_is_told_of_without_being_run(runner, written):
+def test_a_document_that_is_not_valid_is_reported_and_not_run(runner, written):
     done = runner("--validate", written("bad.cwl", "cwlVersion: v1.2\nclass: CommandLineTool\ninputs: 7\n"))
     assert done.status == 1
     assert 'bad.cwl:1:1: "outputs" section is not valid' in done.printed  # cwltool reports of --validate are its result

@@ -101,7 +101,7 @@ def test_the_document_in_the_crate_can_be_run(runner, text, tmp_path):
     assert again["count"]["checksum"] == first["count"]["checksum"]
 
 
-def test_each_run_of_a_scattered_tool_is_told_and_no_skipped_step(runner, text, tmp_path, validate):
+def test_each_run_of_a_scattered_tool_is_reported_and_no_skipped_step(runner, text, tmp_path, validate):
     job = {"text": {"class": "File", "path": str(text)}, "words": ["a", "b"], "loud": False}
     (tmp_path / "job.json").write_text(json.dumps(job))
     assert runner("--provenance", "crate", DOCUMENTS / "shout.cwl", "job.json").status == 0
@@ -146,7 +146,7 @@ def test_files_left_outside_of_the_store(runner, text, tmp_path):
     assert entities(tmp_path / "crate")["#run"]["result"]
 
 
-def test_a_store_that_goes_cannot_be_told_of(runner, tmp_path):
+def test_a_store_that_is_removed_cannot_be_named_in_advice(runner, tmp_path):
     arguments = ("--provenance", "crate", "--store", "store", "--clean", "always", DOCUMENTS / "hello.cwl")
     done = runner(*arguments, "--message", "hi")
     assert done.status == 1

@@ -48,7 +48,7 @@ def test_schemas_with_extensions_are_others(place):
 
 
 @pytest.mark.parametrize("harm", ["cut", "open"])
-def test_a_broken_file_or_one_that_others_can_write_is_not_believed(place, harm):
+def test_a_broken_file_or_one_that_others_can_write_is_not_trusted(place, harm):
     [path] = place.glob("v1.0-*")
     assert path.stat().st_mode & 0o777 == 0o600
     assert place.stat().st_mode & 0o777 == 0o700
@@ -61,7 +61,7 @@ def test_a_broken_file_or_one_that_others_can_write_is_not_believed(place, harm)
         process.get_schema("v1.0")
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+def test_a_run_works_without_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(process, "SCHEMA_CACHE", {})

@@ -117,7 +117,7 @@ def test_a_key_is_made_once_and_is_the_users_own(tmp_path, monkeypatch):
 
 
 @given(st.text(), st.text())
-def test_what_is_sealed_comes_back(first, second):
+def test_sealed_secrets_are_retrieved(first, second):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, KEY)
         store = Sealed()

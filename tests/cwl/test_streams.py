@@ -103,7 +103,7 @@ def test_a_reader_may_stop_early(session, tmp_path, count):
     pipe.finish()
 
 
-def test_wrong_content_is_an_error_in_the_end(session, tmp_path):
+def test_wrong_content_is_finally_an_error(session, tmp_path):
     file = made(b"abc" * 10**5)
     session.store.objects.put(file.id, b"abd" * 10**5)
     pipe = Pipe(file, tmp_path / "pipe")

@@ -117,7 +117,7 @@ def test_merge_sort_of_nothing(run, tmp_path):
     assert (tmp_path / "sorted.txt").read_text() == ""
 
 
-def test_merge_sort_goes_on_after_it_was_killed(start, run, tmp_path, lines):
+def test_merge_sort_is_resumed_after_it_was_killed(start, run, tmp_path, lines):
     command = ("merge_sort.py", lines, "--lines", 100, "--store", tmp_path / "store")
     process = start(*command)
     deadline = time.monotonic() + 60

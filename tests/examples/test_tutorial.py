@@ -96,7 +96,7 @@ def test_settings_are_flags(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "store").exists()
 
 
-def test_the_same_script_goes_on(run: Run, tmp_path: Path) -> None:
+def test_the_same_script_resumes_the_run(run: Run, tmp_path: Path) -> None:
     for _ in range(2):
         assert run("invokeworkflow2.py", tmp_path / "store").stdout == "Hello, world!, I have a message: Woot!\n"
 
@@ -137,7 +137,7 @@ def test_requirements_from_values(run: Run, name: str, files: int) -> None:
     assert int(run(name).stdout) == files * (TUTORIAL / name).stat().st_size
 
 
-def test_temporary_files_go(run: Run) -> None:
+def test_temporary_files_are_removed(run: Run) -> None:
     scratch = Path(run("managing.py").stdout.strip())
     assert scratch.name == "scratch"
     assert not scratch.exists()

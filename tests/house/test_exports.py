@@ -24,7 +24,7 @@ AT_ONCE = imported_from_toilfn(TREE.body)
 (FOR_TYPE_CHECKERS,) = [node for node in TREE.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node)]
 
 
-def test_all_is_sorted_and_is_what_can_be_had():
+def test_the_public_names_are_sorted_and_complete():
     assert toilfn.__all__ == sorted(toilfn.__all__)
     assert set(toilfn.__all__) == {*toilfn._HOME, *AT_ONCE, "__version__"}
     assert dir(toilfn) == toilfn.__all__

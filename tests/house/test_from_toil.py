@@ -36,7 +36,7 @@ def test_pytest_collects_every_test_that_the_page_names() -> None:
     assert missing == ""
 
 
-def test_a_test_that_is_skipped_proves_nothing_unless_another_form_of_it_passed() -> None:
+def test_a_skipped_test_proves_nothing_unless_another_form_of_it_passed() -> None:
     named = {"tests/a.py::test_one", "tests/b.py"}
     skipped = ["tests/a.py::test_one[x]", "tests/a.py::test_other", "tests/b.py::test_b"]
     assert unproven(named, passed=[], skipped=skipped) == ["tests/a.py::test_one", "tests/b.py"]

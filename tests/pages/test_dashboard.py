@@ -78,7 +78,7 @@ def status(url: str, **headers: str) -> int:
         return error.code
 
 
-def test_only_those_who_know_the_secret_see_the_page(page_url: str) -> None:
+def test_only_clients_with_the_secret_see_the_page(page_url: str) -> None:
     base = page_url.partition("?")[0]
     assert status(base) == 401
     assert status(f"{base}tasks") == 401
@@ -172,7 +172,7 @@ def running_flow(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         leader.wait(timeout=60)
 
 
-def test_a_run_that_another_process_leads_is_live(tmp_path: Path, browser: Any) -> None:
+def test_a_run_with_a_leader_in_another_process_is_live(tmp_path: Path, browser: Any) -> None:
     with running_flow(tmp_path), dashboard(tmp_path / "store") as url:
         context = browser.new_context()
         page = context.new_page()

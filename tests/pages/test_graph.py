@@ -57,7 +57,7 @@ def test_an_edge_that_skips_columns_is_not_hidden_by_a_box():
 
 
 @pytest.mark.parametrize("has_source", [True, False])
-def test_a_thousand_tasks_side_by_side_fit_on_a_page(has_source):
+def test_a_thousand_parallel_tasks_fit_on_a_page(has_source):
     leaves = [node(f"leaf-{i}", *(["source"] if has_source else [])) for i in range(1000)]
     nodes = [*([node("source")] if has_source else []), *leaves, node("sink", *(leaf.label for leaf in leaves))]
     drawing = Drawing({one.label: one for one in nodes})

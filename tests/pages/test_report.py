@@ -105,7 +105,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def test_the_page_tells_all_and_escapes_it(report: Path) -> None:
+def test_the_page_shows_everything_escaped(report: Path) -> None:
     page = Page(report.read_text())
     assert page.seen.count("script") == 2  # our own, and the numbers of the curves
     assert "<script>alert(1)</script>" in page.text
@@ -127,7 +127,7 @@ def test_the_page_needs_nothing_from_elsewhere(report: Path) -> None:
     }  # the name of SVG, and uPlot's own
 
 
-def test_what_tasks_wrote_is_measured(report: Path) -> None:
+def test_disk_use_of_tasks_is_measured(report: Path) -> None:
     command = [sys.executable, "-m", "toilfn", "stats", str(report.parent / "store"), "--csv"]
     rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     (written,) = [row for row in rows if row.startswith("merge,") and ",written," in row]

@@ -31,7 +31,7 @@ print(toil.compute(work(given["folder"], float(given["seconds"])), retries=0))
 """
 
 
-def test_runs_go_on_without_their_server(start):
+def test_runs_continue_without_their_server(start):
     server = start()
     client = server.client()
     run = client.script(params={"seconds": 8})
@@ -45,7 +45,7 @@ def test_runs_go_on_without_their_server(start):
     assert "system_logs" not in client.get(f"/runs/{run}")["run_log"]  # it was never begun again
 
 
-def test_a_run_whose_leader_dies_is_resumed(start, tmp_path):
+def test_a_run_is_resumed_after_the_death_of_its_leader(start, tmp_path):
     import psutil
 
     server = start()

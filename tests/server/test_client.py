@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_workflow_with_all_it_refers_to(server, folder):
+def test_a_workflow_with_all_files_that_it_refers_to(server, folder):
     for program, words in (("toilfn", ["wes", "run"]), ("toilfn-wes-cwl-runner", ["--quiet", "--outdir=/nowhere"])):
         done = toilfn(
             *words, (folder / "flows/main.cwl").as_uri(), "inputs/in.yml", server=server, cwd=folder, program=program
@@ -65,7 +65,7 @@ def test_a_failure_shows_why_and_has_the_runs_exit_status(server, folder):
     assert "ended as EXECUTOR_ERROR" in done.stderr
 
 
-def test_runs_are_looked_after(server, folder, client):
+def test_runs_are_supervised(server, folder, client):
     (folder / "in.json").write_text('{"seconds": 300}')
     done = toilfn("wes", "submit", "work.py", "in.json", "--tag=who=me", server=server, cwd=folder)
     run = done.stdout.strip()

@@ -136,7 +136,7 @@ def test_dashboards_are_complete(path):
     assert set(re.findall(r'job="([^"]+)"', " ".join(expressions(path)))) <= jobs
 
 
-def test_the_compose_file_mounts_what_there_is():
+def test_the_compose_file_mounts_files_that_exist():
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     mounts = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", ())]
     assert all((DOCKER / mount).exists() for mount in mounts if mount.startswith("."))

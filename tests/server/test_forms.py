@@ -139,7 +139,7 @@ def test_a_run_is_resumed_by_a_new_one_that_keeps_finished_tasks(browser, client
     ({"url": "file:///etc/passwd", "kind": "CWL"}, [], "is not a file in a folder"),
     ({}, [("../a.cwl", CWL)], "must stay in its folder"),
 ])  # fmt: skip
-def test_what_cannot_be_a_document_is_refused_on_the_page(browser, server, fields, files, words):
+def test_a_text_that_cannot_be_a_document_is_refused_on_the_page(browser, server, fields, files, words):
     before = set((server.place / "work").iterdir())
     answer = send(browser, "/ui/submit", fields, *(("workflow_attachment", *file) for file in files))
     assert answer.status_code == 400
@@ -168,7 +168,7 @@ def test_files_of_inputs_stay_in_their_folder(browser, server):
     assert not list(server.place.rglob("evil"))
 
 
-def test_drafts_are_their_users_own(browser):
+def test_drafts_are_visible_only_to_their_user(browser):
     for path in ("/ui/submit/run-1", f"/ui/submit/run-{'0' * 32}"):
         assert browser.get(path).status_code == 404
         assert send(browser, path, {}).status_code == 404

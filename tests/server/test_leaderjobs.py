@@ -59,7 +59,7 @@ def begun(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_is_led_by_a_job_through_restarts_and_beside_another_server(slurm, start, tmp_path, jobs):
+def test_a_leader_in_a_job_survives_restarts_of_the_server_and_a_second_server(slurm, start, tmp_path, jobs):
     servers = [start(*OPTIONS), start(*OPTIONS)]
     client = servers[0].client()
     run = client.script(WITNESS, params={"folder": str(tmp_path)})
@@ -93,7 +93,7 @@ def test_a_run_that_waits_or_runs_is_cancelled_with_its_job(slurm, start, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_leader_whose_job_is_ended_is_followed_by_another_one(slurm, start, tmp_path, jobs):
+def test_another_leader_follows_one_whose_job_was_ended(slurm, start, tmp_path, jobs):
     """The second one adopts the task's job, which goes on meanwhile."""
     client = start(*OPTIONS, "--cluster=slurm").client()
     run = client.script(WITNESS, params={"folder": str(tmp_path)})

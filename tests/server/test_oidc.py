@@ -132,7 +132,7 @@ def test_who_the_user_is(issuer):
 
 
 @pytest.mark.parametrize("url", ["http://example.org", "ftp://127.0.0.1", "example.org", ""])
-def test_issuers_that_cannot_be_trusted(url):
+def test_addresses_that_cannot_be_issuers_are_refused(url):
     with pytest.raises(InputError, match="cannot be an issuer"):
         Provider(OIDCSettings(url, "toilfn"))
 

@@ -192,7 +192,7 @@ def test_clients_of_older_versions(client, server):
         ({"workflow_engine_parameters": '{"--cluster": "slurm"}'}, "not an allowed option"),
     ],
 )
-def test_what_cannot_be_run_is_refused_with_a_reason(client, change, message):
+def test_a_document_that_cannot_be_run_is_refused_with_a_reason(client, change, message):
     refusal = client.post(FORM | change, {"work.py": SCRIPT}, status=400)
     assert message in refusal["msg"]
     assert refusal["status_code"] == 400
@@ -284,7 +284,7 @@ def test_a_cancelled_run_is_cancelled_in_every_state(client):
     assert client.state(queued) == "CANCELED"
 
 
-def test_what_ended_cannot_be_cancelled(client):
+def test_a_run_that_ended_cannot_be_cancelled(client):
     run = client.script()
     assert client.wait(run) == "COMPLETE"
     client.cancel(run)

@@ -65,7 +65,7 @@ def listed(browser: Browser, query: str = "") -> list[str]:
     return re.findall(r'href="/ui/runs/(run-\w+)"', page.text)
 
 
-def test_a_browser_is_led_to_the_pages_and_a_client_to_the_service(browser, server):
+def test_a_browser_is_redirected_to_the_pages_and_a_client_to_the_service(browser, server):
     assert browser.get("/").url == f"{server.url}/ui"
     assert "service-info" in requests.get(server.url, timeout=30).url
 
@@ -186,7 +186,7 @@ def test_a_run_is_deleted_with_what_it_holds(browser, client, server):
     assert browser.get(f"/ui/runs/{run}").status_code == 404
 
 
-def test_what_runs_is_cancelled_and_cannot_be_deleted(browser, client):
+def test_a_running_run_can_be_cancelled_and_not_deleted(browser, client):
     run = client.script(params={"seconds": 600})
     client.wait(run, "RUNNING")
     assert browser.post(f"/ui/runs/{run}/delete").status_code == 400

@@ -45,7 +45,7 @@ def pid(server: Server) -> str:
     return (server.folder / "sleep.pid").read_text()
 
 
-def test_the_last_who_leaves_stops_it(sleeper: Sleeper) -> None:
+def test_the_last_user_stops_it(sleeper: Sleeper) -> None:
     sleeper.acquire(BY_HAND)
     first = pid(sleeper)
     sleeper.acquire(str(os.getpid()))
@@ -56,7 +56,7 @@ def test_the_last_who_leaves_stops_it(sleeper: Sleeper) -> None:
     assert not alive(sleeper.folder / "sleep.pid")
 
 
-def test_a_person_uses_it_no_longer_than_its_daemon_runs(sleeper: Sleeper) -> None:
+def test_the_use_of_a_server_by_hand_ends_with_its_daemon(sleeper: Sleeper) -> None:
     sleeper.acquire(BY_HAND)
     end_process(sleeper.folder / "sleep.pid")
     sleeper.acquire(str(os.getpid()))

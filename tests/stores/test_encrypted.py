@@ -118,7 +118,7 @@ def test_any_part_can_be_read(size, reads):
             assert stream.read(count) == plain.read(count)
 
 
-def test_another_key_is_told(tmp_path):
+def test_another_key_is_reported(tmp_path):
     url = open_store(tmp_path / "store", encryption_key=KEY).url
     with pytest.raises(
         CorruptObjectError, match=r"store\.json in file.* was altered, or encrypted with a key other than"
@@ -126,21 +126,21 @@ def test_another_key_is_told(tmp_path):
         open_store(url, create=False, encryption_key=OTHER)
 
 
-def test_a_missing_key_is_told(tmp_path):
+def test_a_missing_key_is_reported(tmp_path):
     url = open_store(tmp_path / "store", encryption_key=KEY).url
     options_of_this_process_are_forgotten(url)
     with pytest.raises(StoreError, match="is encrypted; pass its key as the store option encryption_key"):
         open_store(url, create=False)
 
 
-def test_a_key_for_a_store_without_encryption_is_told(tmp_path):
+def test_a_key_for_a_store_without_encryption_is_reported(tmp_path):
     url = open_store(tmp_path / "store").url
     with pytest.raises(CorruptObjectError, match=r"store\.json .*was written without encryption"):
         open_store(url, create=False, encryption_key=KEY)
 
 
 @pytest.mark.parametrize("key", ["", "too short", "00" * 31, base64.b64encode(bytes(33)).decode(), 5, "ü" * 32])
-def test_what_is_no_key_is_told_and_not_shown(tmp_path, key):
+def test_a_text_that_is_not_a_key_is_reported_and_not_shown(tmp_path, key):
     with pytest.raises(
         StoreError, match="is not a key of 32 bytes; pass the key in base64 or as 64 hexadecimal"
     ) as caught:

@@ -109,13 +109,13 @@ def test_a_directory_in_use_is_not_touched(tmp_path):
     assert (tree(tmp_path), mode(tmp_path)) == ({"mine": b"precious"}, 0o755)
 
 
-def test_a_missing_store_is_not_made(tmp_path):
+def test_a_missing_store_is_not_created(tmp_path):
     with pytest.raises(StoreNotFoundError, match=f"no job store at file://{tmp_path}/a/b"):
         open_store(tmp_path / "a" / "b", create=False)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_format_is_told(store, tmp_path):
+def test_another_format_is_reported(store, tmp_path):
     meta = tmp_path / "store" / "store.json"
     meta.write_text(meta.read_text().replace('"format": 1', '"format": 7'))
     with pytest.raises(StoreFormatError, match="has format 7, but this toilfn reads format 1"):
@@ -123,7 +123,7 @@ def test_another_format_is_told(store, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', '{"format": 1, "x": 2}'])
-def test_a_damaged_description_is_told(store, tmp_path, content):
+def test_a_damaged_description_is_reported(store, tmp_path, content):
     (tmp_path / "store" / "store.json").write_text(content)
     with pytest.raises(CorruptObjectError, match=r"store\.json in file://.* is damaged"):
         open_store(tmp_path / "store")
@@ -244,7 +244,7 @@ def test_files_that_network_file_systems_leave_are_no_segments(store, tmp_path):
     assert [record for _, record in open_store(store.url).log.read()] == [b"x"]
 
 
-def test_destroy_leaves_what_others_put_there(store, tmp_path):
+def test_destroy_keeps_files_that_others_have_added(store, tmp_path):
     store.put_blob(b"x")
     (tmp_path / "store" / "results.txt").write_text("precious")
     (tmp_path / "outside").mkdir()

@@ -46,7 +46,7 @@ def test_killed_while_writing(tmp_path, point, passing):
     assert [record for _, record in open_store(store.url).log.read()] == [*found, b"and on"]
 
 
-def test_destroying_can_be_taken_up_again(tmp_path):
+def test_destroying_can_be_resumed(tmp_path):
     code = "import sys; from toilfn.stores import open_store; open_store(sys.argv[1]).destroy()"
     store = open_store(tmp_path / "store")
     store.log.append([b"x"])

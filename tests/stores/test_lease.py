@@ -75,7 +75,7 @@ def test_a_living_leader_is_named(store, start):
         Lease.acquire(store)
 
 
-def test_a_living_leader_is_not_robbed_when_the_machines_clock_is_set(store, start, monkeypatch):
+def test_a_living_leader_is_not_replaced_when_the_machines_clock_is_set(store, start, monkeypatch):
     start(60)
     booted = psutil.boot_time()
     monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted + 7200)  # the system reckons back from now
@@ -91,7 +91,7 @@ def test_a_killed_leader_is_replaced_at_once(store, start):
         assert lease.epoch == 2
 
 
-def test_a_process_id_used_again_is_another_process(store):
+def test_a_process_with_a_reused_process_id_is_another_process(store):
     lease = Lease.acquire(store, timeout=1000)
     held = holder(store)
     store.objects.put("leases/0000000000000001", json.dumps(held._replace(started=1.0)._asdict()).encode())
@@ -148,14 +148,14 @@ def test_an_old_lease_is_deleted(store):
     assert list(store.objects.list("leases/")) == ["leases/0000000000000003"]
 
 
-def test_a_failing_heartbeat_is_told(store, caplog, monkeypatch):
+def test_a_failing_heartbeat_is_reported(store, caplog, monkeypatch):
     lease = Lease.acquire(store, timeout=1000)
     monkeypatch.setattr(os, "write", lambda *args: os.stat("/nowhere"))
     lease.release()
     assert "could not renew the lease" in caplog.text
 
 
-def test_a_damaged_lease_is_told(store):
+def test_a_damaged_lease_is_reported(store):
     store.objects.put("leases/0000000000000001", b"{")
     with pytest.raises(CorruptObjectError, match="leases/0000000000000001 is damaged"):
         Lease.acquire(store)
@@ -182,7 +182,7 @@ def test_a_dead_leader_is_replaced_whatever_its_clock_said(store, skew):
 
 
 @pytest.mark.parametrize("skew", [-86400, -60, 60, 86400])
-def test_a_living_leader_is_not_robbed_whatever_its_clock_says(store, skew):
+def test_a_living_leader_is_not_replaced_whatever_its_clock_says(store, skew):
     done = threading.Event()
 
     def beat():
@@ -210,7 +210,7 @@ def test_a_process_that_tries_again_and_again_counts_from_its_first_look(store):
     lease.release()
 
 
-def test_what_was_seen_of_a_lease_does_not_hold_for_the_next_one(store):
+def test_observations_of_one_lease_do_not_apply_to_the_next_one(store):
     forge(store, heartbeat=time.time() + 3600, timeout=1.0)
     watch = Watch(store, 1.0)
     assert watch.look() is not None
@@ -220,7 +220,7 @@ def test_what_was_seen_of_a_lease_does_not_hold_for_the_next_one(store):
     wait_for(lambda: watch.look() is None)
 
 
-def test_a_copy_of_a_lease_under_another_number_is_told(store):
+def test_a_copy_of_a_lease_under_another_number_is_reported(store):
     forge(store, 1, name="leases/0000000000000002")
     with pytest.raises(
         CorruptObjectError, match=r"leases/0000000000000002 is damaged: it is a copy of .* number 1; if no"
@@ -229,7 +229,7 @@ def test_a_copy_of_a_lease_under_another_number_is_told(store):
 
 
 @pytest.mark.parametrize("name", ["leases/0000000000000001~", "leases/0000000000000002.bak", "leases/x", "leases/2"])
-def test_what_lies_beside_leases_is_not_read(store, name):
+def test_other_files_beside_leases_are_not_read(store, name):
     store.objects.put(name, b"{")
     for epoch in (1, 2):
         with Lease.acquire(store) as lease:
@@ -241,7 +241,7 @@ def test_what_lies_beside_leases_is_not_read(store, name):
 @pytest.mark.parametrize(
     "field", ["epoch", "host", "pid", "machine", "started", "acquired", "heartbeat", "timeout", "released"]
 )
-def test_fields_of_wrong_types_are_told(store, field, value):
+def test_fields_of_wrong_types_are_reported(store, field, value):
     if value == 1.5 and field in ("started", "acquired", "heartbeat", "timeout"):
         pytest.skip("is a time")
     if (isinstance(value, str) and field in ("host", "machine")) or (value is True and field == "released"):
@@ -254,7 +254,7 @@ def test_fields_of_wrong_types_are_told(store, field, value):
 @pytest.mark.parametrize(
     "content", [b"", b"null", b"[]", b"3", b'"x"', b"{}", b"\xff\xfe", b'{"epoch": 1}', b"[" * 100_000]
 )
-def test_a_lease_that_is_something_else_is_told(store, content):
+def test_a_lease_that_is_not_a_lease_is_reported(store, content):
     store.objects.put("leases/0000000000000001", content)
     with pytest.raises(CorruptObjectError, match="leases/0000000000000001 is damaged"):
         Lease.acquire(store)

@@ -71,7 +71,7 @@ def test_fetching_from_a_damaged_segment(store):
         open_store(store.url).log.fetch(position)
 
 
-def test_fetching_what_is_no_record(store):
+def test_fetching_data_that_is_not_a_record(store):
     (position,) = store.log.append([b"x"])
     for wrong in (position._replace(offset=3), position._replace(size=2)):
         with pytest.raises(CorruptObjectError, match="has no record at byte"):
@@ -140,7 +140,7 @@ def test_a_reader_is_told_that_the_log_was_compacted_meanwhile(store):
     assert not isinstance(raised.value, CorruptObjectError)
 
 
-def test_what_is_new_since_a_segment(store):
+def test_records_that_are_new_since_a_segment(store):
     for n in range(3):
         store.log.append([b"%d" % n])
     reader = open_store(store.url).log
@@ -151,7 +151,7 @@ def test_what_is_new_since_a_segment(store):
     assert [record for _, record in reader.read_after(0)] == [b"0", b"1", b"2"]
 
 
-def test_a_leader_that_was_replaced_is_told_by_whom(store):
+def test_a_leader_that_was_replaced_names_the_new_one(store):
     store.log.append([b"first"])
     successor = open_store(store.url)
     list(successor.log.read())

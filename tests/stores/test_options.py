@@ -50,7 +50,7 @@ def test_a_store_is_encrypted_with_the_key_that_toil_would_have_used(tmp_path):
         open_store(tmp_path / "x", create=False, encryption_key=f"file:{tmp_path}/other")
 
 
-def test_of_other_options_a_file_of_32_bytes_is_text(tmp_path):
+def test_a_file_of_32_bytes_is_text_for_other_options(tmp_path):
     (tmp_path / "secret").write_text("a secret of thirty-two letters !")
     assert options.resolved({"secret": f"file:{tmp_path}/secret"}) == {"secret": "a secret of thirty-two letters !"}
 
@@ -116,7 +116,7 @@ def test_job_scripts_get_the_rest():
     assert options.worker_variables("s3://b/y", private=False) == {}
 
 
-def test_a_damaged_variable_is_told(monkeypatch):
+def test_a_damaged_variable_is_reported(monkeypatch):
     for text in ("{", "[]", '{"s3://b/x": 5}'):
         monkeypatch.setenv(options.VARIABLE, text)
         with pytest.raises(StoreError, match=options.VARIABLE):

@@ -87,7 +87,7 @@ def test_garbage_is_collected_however_young(store, tmp_path):
 
 
 class TestStrays:
-    def test_a_stray_object_is_named_not_what_it_seems_to_miss(self, store):
+    def test_a_stray_object_is_named_rather_than_a_missing_one(self, store):
         store.objects.put("log/0000000000000009", b"an editor's backup")
         with pytest.raises(CorruptObjectError, match=r"log/0000000000000009 in .* is not an object of a log"):
             list(store.log.read())
@@ -153,7 +153,7 @@ def test_one_altered_answer_is_read_again(store, altering, tmp_path):
         assert lease.epoch == 2
 
 
-def test_what_is_altered_each_time_is_damage(store, altering, tmp_path):
+def test_an_object_that_is_altered_in_each_answer_is_damaged(store, altering, tmp_path):
     ref = store.put_blob(b"content")
     again = altering(100)
     for use in (
@@ -167,7 +167,7 @@ def test_what_is_altered_each_time_is_damage(store, altering, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["directory", "memory"])
-def test_what_is_left_of_a_store_without_its_description_can_be_removed(tmp_path, capsys, place):
+def test_remains_of_a_store_without_its_description_can_be_removed(tmp_path, capsys, place):
     url = str(tmp_path / "store") if place == "directory" else f"memory://remains-{os.getpid()}"
     toil.compute(one(), store=url, progress=False, cluster="inline")
     store = open_store(url)
@@ -181,7 +181,7 @@ def test_what_is_left_of_a_store_without_its_description_can_be_removed(tmp_path
     assert not list(store.objects.list(""))
 
 
-def test_what_never_was_a_store_is_not_removed(tmp_path, capsys):
+def test_a_folder_that_never_was_a_store_is_not_removed(tmp_path, capsys):
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "0000000000000001").write_text("my own log")
     assert main(["clean", str(tmp_path), "--yes"]) == 2

@@ -107,7 +107,7 @@ def test_buckets_are_made_only_when_asked_to(radosgw_server):
     client(radosgw_server).head_bucket(Bucket=bucket)
 
 
-def test_destroying_leaves_what_is_not_the_stores(radosgw_server, url):
+def test_destroying_keeps_files_that_are_not_part_of_the_store(radosgw_server, url):
     store = open_store(url, **on(radosgw_server))
     foreign = [key_of(url, "notes.txt"), key_of(url, "blobs-of-mine/x"), key_of(f"{url}x", "y")]
     for place in foreign:
@@ -127,7 +127,7 @@ def test_wrong_credentials_are_an_error(radosgw_server, url):
     options._remembered.pop(url)
 
 
-def test_a_key_of_ones_own(radosgw_server, url, tmp_path):
+def test_a_key_that_the_user_provides(radosgw_server, url, tmp_path):
     """SSE-C: the server encrypts with a key that it forgets."""
     store = open_store(url, **on(radosgw_server, sse_key=CUSTOMER_KEY))
     content = b"0123456789abcdef" * 2**20 + b"end"
@@ -200,7 +200,7 @@ class Unconditional(Relay):
         return self.ask(request._replace(headers=headers))
 
 
-def test_a_server_without_conditional_writes_is_found_out(moto_server, moto_url, caplog):
+def test_a_server_without_conditional_writes_is_recognised(moto_server, moto_url, caplog):
     with Unconditional(moto.PORT).running() as relay:
         store = open_store(moto_url, **on(moto_server, endpoint_url=relay.url))
         assert not store.objects.conditional

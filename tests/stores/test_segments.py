@@ -18,7 +18,7 @@ HEADER = Header("segment", "store-id", 7, 0, "host/1/abc", 3, 0)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=12), st.sampled_from(["segment", "part", "snapshot", "fence"]))
-def test_what_is_packed_is_unpacked(records: list[bytes], kind: str) -> None:
+def test_a_segment_is_the_same_after_packing_and_unpacking(records: list[bytes], kind: str) -> None:
     packed = pack(NAME, HEADER._replace(kind=kind), records)
     assert unpack(NAME, packed.data, WHERE) == packed
     assert packed.header == HEADER._replace(kind=kind, records=len(records))

@@ -101,7 +101,7 @@ workflow w {
 """
 
 
-def test_what_all_calls_of_a_scatter_get_is_stored_once(tmp_path):
+def test_a_value_that_all_calls_of_a_scatter_get_is_stored_once(tmp_path):
     names = [f"{number:0200}" for number in range(1000)]
     (tmp_path / "inner.wdl").write_text(JOINT)
     (tmp_path / "w.wdl").write_text(OUTER)

@@ -83,7 +83,7 @@ def test_the_exit_status_is_the_commands_own(images, tmp_path, code, status):
     assert code == 0 or "ended with exit status 3" in done.stderr
 
 
-def test_an_image_that_cannot_be_had_is_named(images, tmp_path):
+def test_an_image_that_cannot_be_pulled_is_named(images, tmp_path):
     source = 'version 1.0\ntask t { command { true } runtime { docker: "localhost/no/such:image" } }\n'
     (tmp_path / "t.wdl").write_text(source)
     done = in_podman(tmp_path, "t.wdl")
@@ -103,7 +103,7 @@ def test_memory_and_time_of_the_command_are_counted(images, tmp_path):
     assert row["cpu"] > 0.3
 
 
-def test_disks_are_where_they_are_asked_for(images, tmp_path):
+def test_disks_are_mounted_where_the_tool_requests_them(images, tmp_path):
     source = """\
 version 1.2
 task t {

@@ -60,7 +60,7 @@ workflow w {
         ('String x = read_string("none")', "read_string(): no such file or directory: none"),
     ],
 )
-def test_what_is_no_output_of_the_command(tmp_path, output, said):
+def test_a_file_that_is_not_an_output_of_the_command(tmp_path, output, said):
     command = "ln -s /etc/passwd link; mkdir d lost; ln -s /etc/passwd d/link; ln -s none lost/link; touch file"
     done = wdl(tmp_path, f"version 1.2\ntask t {{\n  command <<< {command} >>>\n  output {{ {output} }}\n}}\n")
     assert done.status == 1

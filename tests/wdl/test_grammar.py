@@ -32,7 +32,7 @@ def refuse(*_: object, **__: object) -> None:
     raise AssertionError("the grammar was worked out again")
 
 
-def test_a_grammar_is_worked_out_once(cache, monkeypatch):
+def test_a_grammar_is_computed_once(cache, monkeypatch):
     first = parsed_anew(monkeypatch)
     monkeypatch.setattr(lark.Lark, "__init__", refuse)
     again = parsed_anew(monkeypatch)
@@ -41,7 +41,7 @@ def test_a_grammar_is_worked_out_once(cache, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x05}."])
-def test_what_is_no_grammar_is_made_anew(cache, monkeypatch, content):
+def test_a_stored_grammar_that_is_not_valid_is_computed_again(cache, monkeypatch, content):
     parsed_anew(monkeypatch)
     (kept,) = cache.iterdir()
     kept.write_bytes(content)
@@ -49,7 +49,7 @@ def test_what_is_no_grammar_is_made_anew(cache, monkeypatch, content):
     assert kept.stat().st_size > 1000
 
 
-def test_what_others_can_write_is_not_believed(cache, monkeypatch):
+def test_a_file_that_others_can_write_is_not_trusted(cache, monkeypatch):
     parsed_anew(monkeypatch)
     (kept,) = cache.iterdir()
     kept.chmod(0o666)
@@ -58,7 +58,7 @@ def test_what_others_can_write_is_not_believed(cache, monkeypatch):
         parsed_anew(monkeypatch)
 
 
-def test_without_a_place_to_keep_it_all_works(tmp_path, monkeypatch):
+def test_everything_works_without_a_place_for_the_cache(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert parsed_anew(monkeypatch).workflow.name == "w"

@@ -50,7 +50,7 @@ def options(tmp_path, section, **overrides):
         ("runtime { preemptible: 2 }", True),
     ],
 )
-def test_short_tasks_may_run_where_machines_are_taken_away(tmp_path, section, preemptible):
+def test_short_tasks_may_run_on_machines_that_can_be_preempted(tmp_path, section, preemptible):
     assert options(tmp_path, section).get("preemptible") is preemptible
 
 

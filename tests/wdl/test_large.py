@@ -21,13 +21,13 @@ def test_long_sums_and_chains_of_declarations(tmp_path):
     assert json.loads(done.stdout) == {"w.y": 1100}
 
 
-def test_what_is_nested_too_deeply_is_told(tmp_path):
+def test_a_value_that_is_nested_too_deeply_is_reported(tmp_path):
     done = wdl(tmp_path, f"version 1.1\nworkflow w {{ Int x = {' + '.join(['1'] * 3000)} }}\n")
     assert done.status == 2
     assert "document.wdl: an expression is nested too deeply" in done.stderr
 
 
-def test_a_wrong_value_is_not_told_whole(tmp_path):
+def test_a_long_wrong_value_is_cut_in_the_message(tmp_path):
     done = wdl(tmp_path, "version 1.1\nworkflow w { input { Array[Int] x } }\n", json.dumps({"w.x": ["ö"] * 10**5}))
     assert done.status == 2
     assert 'input w.x cannot be ["ö", "ö", ' in done.stderr

@@ -16,7 +16,7 @@ task slow {
 """
 
 
-def test_what_a_command_has_said_is_kept_when_its_time_is_over(tmp_path):
+def test_the_output_of_a_command_is_kept_when_its_time_is_over(tmp_path):
     (tmp_path / "slow.wdl").write_text(SLOW)
     done = run(["slow.wdl", "--store", "store", "--container", "none"], tmp_path, inline=False)
     assert done.status == 1

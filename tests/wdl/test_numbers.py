@@ -46,7 +46,7 @@ def test_numbers_are_those_of_the_specification(tmp_path, kind, expression, valu
         ("Float", "read_float(write_lines(['1e400']))", "does not fit"), ("Float", "1e400", "fit"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_an_error(tmp_path, kind, expression, words):
+def test_a_value_that_does_not_fit_is_an_error(tmp_path, kind, expression, words):
     done = evaluated(tmp_path, kind, expression)
     assert done.status != 0
     assert words in done.stderr
@@ -123,7 +123,7 @@ _FAR = "http://127.0.0.1:9/none.txt"
         (f'input {{ File f = "{_FAR}" }} command <<< cat ~{{f}} >>>', ["f=one.txt"]),
     ],
 )
-def test_a_default_of_a_task_that_nobody_reads_is_not_looked_for(tmp_path, declared, words):
+def test_a_missing_file_that_is_a_tasks_default_is_ignored_if_no_one_reads_it(tmp_path, declared, words):
     (tmp_path / "one.txt").write_text("1\n")
     text = f"version 1.1\ntask t {{ {declared} output {{ Int n = read_int(stdout()) }} }}\n"
     (tmp_path / "task.wdl").write_text(text)
@@ -137,7 +137,7 @@ def test_a_default_of_a_task_that_nobody_reads_is_not_looked_for(tmp_path, decla
         assert json.loads(done.stdout) == {key: 1}
 
 
-def test_a_default_of_a_task_that_is_read_and_not_there_is_named(tmp_path):
+def test_a_missing_file_that_is_a_tasks_default_is_named_when_it_is_read(tmp_path):
     (tmp_path / "doc.wdl").write_text(
         f'version 1.1\ntask t {{ input {{ File f = "{_FAR}" }} command <<< cat ~{{f}} >>> }}\n'
     )
@@ -163,7 +163,7 @@ def test_a_template_has_only_what_can_be_given(tmp_path):
     assert list(json.loads(run(["inputs", "doc.wdl"], tmp_path).stdout)) == ["w.t.n"]
 
 
-def test_what_a_command_leaves_running_ends_with_it(tmp_path):
+def test_processes_that_a_command_leaves_running_end_with_it(tmp_path):
     pid = tmp_path / "pid"
     script = (
         f"(setsid sh -c 'echo $$ > {pid}; exec sleep 600' >/dev/null 2>&1 &); until [ -s {pid} ]; do sleep 0.1; done"
@@ -174,7 +174,7 @@ def test_what_a_command_leaves_running_ends_with_it(tmp_path):
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
 
 
-def test_no_member_of_an_object_and_no_archive_leads_out_of_its_directory(tmp_path):
+def test_no_member_of_an_object_or_archive_is_written_outside_of_its_directory(tmp_path):
     (tmp_path / "in.txt").write_text("hi")
     (tmp_path / "o.json").write_text(json.dumps({"../../../evil": f"{tmp_path}/in.txt"}))
     (tmp_path / "doc.wdl").write_text(
@@ -191,7 +191,7 @@ def test_no_member_of_an_object_and_no_archive_leads_out_of_its_directory(tmp_pa
     assert "'../doc.wdl' is not a valid name for a file" in done.stderr
 
 
-def test_folders_of_inputs_lead_nowhere_else(tmp_path):
+def test_folders_of_inputs_cannot_point_elsewhere(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").write_text(name)
@@ -213,7 +213,7 @@ def test_folders_of_inputs_lead_nowhere_else(tmp_path):
         ("ln -s /etc d/x", "x"),
     ],
 )
-def test_what_cannot_be_kept_is_named(tmp_path, command, words):
+def test_an_output_that_cannot_be_stored_is_named(tmp_path, command, words):
     (tmp_path / "doc.wdl").write_text(
         f"version 1.2\ntask t {{ command <<< mkdir d; {command} >>> output {{ Directory d = 'd' }} }}\n"
     )

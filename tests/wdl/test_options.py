@@ -34,7 +34,7 @@ task t {
     assert "input j: Int? cannot be empty" in wdl(tmp_path, "s=x", "xs=y", "--empty", "j", source=source).stderr
 
 
-def test_tasks_get_no_more_than_there_is_and_defaults_for_what_they_do_not_say(tmp_path):
+def test_tasks_get_no_more_than_exists_and_defaults_for_requirements_that_they_do_not_name(tmp_path):
     source = f"""\
 version 1.2
 task t {{
@@ -68,7 +68,7 @@ def test_options_of_other_runners_say_what_to_use_instead(tmp_path):
     assert run(["run", "document.wdl"], tmp_path).status == 0
 
 
-def test_outputs_go_where_they_were_wanted_also_when_the_run_is_resumed(tmp_path):
+def test_outputs_go_to_the_requested_place_also_when_the_run_is_resumed(tmp_path):
     source = f"""\
 version 1.1
 task t {{ command <<< cat {tmp_path}/late > made.txt >>> output {{ File made = "made.txt" }} }}
@@ -82,7 +82,7 @@ task t {{ command <<< cat {tmp_path}/late > made.txt >>> output {{ File made = "
     assert (tmp_path / "out/t.made/made.txt").read_text() == "late"
 
 
-def test_outputs_may_lie_as_commands_have_made_them(tmp_path):
+def test_outputs_may_keep_the_layout_that_commands_made(tmp_path):
     source = """\
 version 1.2
 task t {

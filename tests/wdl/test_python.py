@@ -48,7 +48,7 @@ def test_inputs_and_outputs_may_be_promises(count, tmp_path):
     assert toilfn.compute(doubled(count(text=made())), store=str(tmp_path / "store"), cluster="inline") == 4
 
 
-def test_wrong_inputs_are_told_at_the_call(count):
+def test_wrong_inputs_are_reported_at_the_call(count):
     with pytest.raises(WDLError, match="count has no input 'txet'"):
         count(txet="x")
     with pytest.raises(WDLError, match="count needs the inputs text"):

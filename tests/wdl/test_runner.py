@@ -102,7 +102,7 @@ workflow w { if (true) { call t } }
     assert values(wdl(folder, '{"w.t.runtime.returnCodes": [0, 3]}', source=source)) == {"w.t.ok": True}
 
 
-def test_numbers_and_booleans_may_be_given_for_texts(folder):
+def test_numbers_and_booleans_are_accepted_for_texts(folder):
     source = task_with(
         inputs="String s  Array[String] many  Map[String, String] map  Pair[String, Int] pair",
         output='Array[String] out = flatten([[s], many, [map["k"], pair.left]])',
@@ -148,7 +148,7 @@ def test_a_template_of_inputs_names_types_and_defaults(folder):
     assert template["hello.letter"] == "File? (optional)"
 
 
-def test_check_says_what_is_doubtful(folder):
+def test_check_reports_doubtful_code(folder):
     done = run(["check", "hello.wdl"], folder)
     assert done.status == 0
     assert f"{folder}/hello.wdl:8:" in done.stdout
@@ -190,7 +190,7 @@ def test_check_outlives_the_linter(folder):
         (("hello.wdl", "none.json"), "input file not found: none.json"),
     ],
 )
-def test_wrong_inputs_are_told_in_one_line_before_anything_runs(folder, words, said):
+def test_wrong_inputs_are_reported_in_one_line_before_anything_runs(folder, words, said):
     done = wdl(folder, *words)
     assert done.status == 2
     assert said in done.stderr
@@ -209,7 +209,7 @@ def test_wrong_inputs_are_told_in_one_line_before_anything_runs(folder, words, s
         ("version 7.0\n", "document.wdl:1:1: WDL 7.0 is not supported; supported versions are 1.0, 1.1"),
     ],
 )  # fmt: skip
-def test_a_wrong_document_is_told_with_line_and_column(folder, source, said):
+def test_a_wrong_document_is_reported_with_line_and_column(folder, source, said):
     done = wdl(folder, source=source)
     assert done.status == 2
     assert said in done.stderr
@@ -229,7 +229,7 @@ def test_a_wrong_document_is_told_with_line_and_column(folder, source, said):
         (task_with(more="runtime { cpu: 4200 }"), "task t: requests 4200 cores, "),
     ],
 )  # fmt: skip
-def test_a_failing_task_is_told_with_its_place_and_without_a_traceback(folder, source, said):
+def test_a_failing_task_is_reported_with_its_place_and_without_a_traceback(folder, source, said):
     done = wdl(folder, source=source)
     assert done.status == 1
     assert said in done.stderr
@@ -243,7 +243,7 @@ def test_exit_statuses_other_than_zero_may_be_success(folder):
     assert values(wdl(folder, source=anything)) == {"t.ok": True}
 
 
-def test_attributes_of_cromwells_say_what_is_success(folder):
+def test_attributes_of_cromwell_define_success(folder):
     any_status = task_with(command="exit 7", output="Boolean ok = true", more="runtime { continueOnReturnCode: true }")
     assert values(wdl(folder, source=any_status)) == {"t.ok": True}
     some = task_with(command="exit 7", output="Boolean ok = true", more="runtime { continueOnReturnCode: [0, 7] }")
@@ -439,7 +439,7 @@ workflow w {{ call first call second {{ input: i = first.i }} output {{ Int j = 
 """
 
 
-def test_a_named_store_reuses_finished_calls_also_where_another_task_was_edited(folder):
+def test_a_named_store_reuses_finished_calls_even_after_another_task_was_edited(folder):
     source = edited_flow(folder)
     assert values(wdl(folder, "--store", "run", source=source)) == {"w.j": 2}
     assert values(wdl(folder, "--store", "run", source=source)) == {"w.j": 2}
@@ -497,7 +497,7 @@ def test_explain_says_which_task_was_edited(folder):
     assert "the pinned version of second: " in explained
 
 
-def test_what_failed_runs_after_an_edit_elsewhere(folder):
+def test_a_failed_task_runs_again_after_an_edit_elsewhere(folder):
     source = edited_flow(folder).replace("echo ~{i + 1}", f"cat {folder}/number")
     assert wdl(folder, "--store", "run", source=source).status == 1
     (folder / "number").write_text("4")

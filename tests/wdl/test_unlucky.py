@@ -38,7 +38,7 @@ def test_one_line_before_anything_runs(folder, words, said):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_of_many_failures_a_few_are_told_with_the_ids_of_their_tasks(folder):
+def test_a_few_of_many_failures_are_shown_with_the_ids_of_their_tasks(folder):
     source = """\
 version 1.1
 task t { input { Int i } command <<< echo "item ~{i}" >&2; exit 1 >>> }
@@ -54,7 +54,7 @@ workflow w { scatter (i in range(30)) { call t { input: i = i } } }
     assert said in toilfn(["logs", "run", task], folder).stdout
 
 
-def test_marks_of_utf_8_are_no_matter_and_folders_of_outputs_are_made(folder):
+def test_byte_order_marks_are_ignored_and_folders_of_outputs_are_created(folder):
     (folder / "w.wdl").write_text(f"\ufeff{SOURCE}".replace("\n", "\r\n"))
     (folder / "in.json").write_text('\ufeff{"w.s": "ü"}')
     done = run(["w.wdl", "in.json", "-m", "not/there/out.json", "--container", "none"], folder)
