@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from toilfn.ids import TaskId
 
-__all__ = ["Doing", "Slot", "Wire"]
+__all__ = ["CurrentAttempt", "Slot", "Wire"]
 
 _LENGTH = struct.Struct("!Q")
 _CHUNK = 1 << 18
@@ -81,7 +81,7 @@ _LAYOUT = struct.Struct("<?16sdqdqdqq")
 _SIZE = mmap.PAGESIZE
 
 
-class Doing(NamedTuple):
+class CurrentAttempt(NamedTuple):
     """The attempt that a worker is running."""
 
     task: TaskId
@@ -115,25 +115,25 @@ class Slot:
             os.ftruncate(fd, _SIZE)
         self._page = mmap.mmap(fd, _SIZE)
 
-    def write(self, doing: Doing) -> None:
+    def write(self, attempt: CurrentAttempt) -> None:
         """Record the current attempt."""
-        _LAYOUT.pack_into(self._page, 0, True, *doing)
+        _LAYOUT.pack_into(self._page, 0, True, *attempt)
 
     def clear(self) -> None:
         """Record that no task is running."""
         self._page[0] = 0
 
-    def read(self) -> Doing | None:
+    def read(self) -> CurrentAttempt | None:
         """Return the worker's current attempt; None between tasks.
 
         The page has no lock. During a write, the result may be a mixture of two attempts: read twice, and compare.
         """
         busy, *fields = _LAYOUT.unpack_from(self._page, 0)
-        return Doing(*fields) if busy else None
+        return CurrentAttempt(*fields) if busy else None
 
-    def last(self) -> Doing:
+    def last(self) -> CurrentAttempt:
         """Return the worker's current or last attempt; all zeros before its first one."""
-        return Doing(*_LAYOUT.unpack_from(self._page, 0)[1:])
+        return CurrentAttempt(*_LAYOUT.unpack_from(self._page, 0)[1:])
 
     def close(self) -> None:
         """Release the page."""

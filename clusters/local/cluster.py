@@ -31,7 +31,7 @@ from toilfn.clusters.base import (
     worker_command,
 )
 from toilfn.clusters.local import machine
-from toilfn.clusters.local.channel import Doing, Slot, Wire
+from toilfn.clusters.local.channel import CurrentAttempt, Slot, Wire
 from toilfn.clusters.local.forkserver import ForkServer, new_fork_server
 from toilfn.clusters.local.machine import used_memory
 from toilfn.errors import ClusterError, InputError
@@ -142,7 +142,7 @@ class WorkerProcess:
                 self.send(message)
         return messages
 
-    def doing(self) -> Doing | None:
+    def attempt(self) -> CurrentAttempt | None:
         """Return the worker's current attempt, or the one at its death.
 
         The result is None between two tasks, and while the worker is writing the next attempt.
@@ -163,8 +163,8 @@ class WorkerProcess:
 
     def log(self) -> bytes:
         """Return the output of the current task."""
-        doing = self._slot.read()
-        return read_output(self._output, doing.log if doing else 0)
+        attempt = self._slot.read()
+        return read_output(self._output, attempt.log if attempt else 0)
 
     def is_dead(self) -> bool:
         """Return whether the worker has ended and all its messages have been received.
@@ -259,26 +259,26 @@ _CRASH_SIGNALS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", 
 
 def exceeded_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | None:
     """Return which limit a worker's task has exceeded, if any. If `memory` is false, its memory is not checked."""
-    doing = worker.doing()
-    if doing is None:
+    attempt = worker.attempt()
+    if attempt is None:
         return None
-    elapsed = time.monotonic() - doing.began
+    elapsed = time.monotonic() - attempt.began
     if elapsed < _SHORT:
         return None
     verdict = None
-    if doing.walltime and elapsed > doing.walltime:
-        verdict = Cause.WALLTIME, f"took longer than its walltime of {format_duration(doing.walltime)}"
-    elif memory and doing.memory:
-        limit = doing.base + doing.spare + doing.memory
+    if attempt.walltime and elapsed > attempt.walltime:
+        verdict = Cause.WALLTIME, f"took longer than its walltime of {format_duration(attempt.walltime)}"
+    elif memory and attempt.memory:
+        limit = attempt.base + attempt.spare + attempt.memory
         if (used := used_memory(worker.pid, limit)) > limit:
-            verdict = Cause.MEMORY, _too_much(used - doing.base, doing)
-    return verdict if worker.doing() == doing else None  # the worker may have started another task meanwhile
+            verdict = Cause.MEMORY, _too_much(used - attempt.base, attempt)
+    return verdict if worker.attempt() == attempt else None  # the worker may have started another task meanwhile
 
 
-def _too_much(used: int, doing: Doing) -> str:
+def _too_much(used: int, attempt: CurrentAttempt) -> str:
     """Describe the memory that a task used, without that of its worker."""
-    asked, base = format_size(doing.memory), format_size(doing.base)
-    more = f" (not counting the {base} of its worker)" if doing.base else ""
+    asked, base = format_size(attempt.memory), format_size(attempt.base)
+    more = f" (not counting the {base} of its worker)" if attempt.base else ""
     return f"used {format_size(used)} of memory but requested {asked}{more}"
 
 
@@ -536,14 +536,14 @@ class LocalCluster(Cluster):
     def _ended(self, job: _Job) -> Update:
         """Build the update for a job whose worker has closed its connection: it has died or is about to exit."""
         self._free(job)
-        status, doing, log = job.worker.end(), job.worker.doing(), job.worker.log()
-        cause, detail = job.verdict or judge_exit(status, in_task=doing is not None)
-        if doing is None and log and job.verdict is None:
+        status, attempt, log = job.worker.end(), job.worker.attempt(), job.worker.log()
+        cause, detail = job.verdict or judge_exit(status, in_task=attempt is not None)
+        if attempt is None and log and job.verdict is None:
             detail += ": " + log.decode(errors="replace").strip()[-_DETAIL:]
         self._remove(job.worker)
-        if doing is None:
+        if attempt is None:
             return Update(job.id, JobState.ENDED, cause, detail, log=log)
-        return Update(job.id, JobState.ENDED, cause, detail, running=doing.task, log=log, since=doing.start)
+        return Update(job.id, JobState.ENDED, cause, detail, running=attempt.task, log=log, since=attempt.start)
 
     def _free(self, job: _Job) -> None:
         del self._busy[job.id]
@@ -609,7 +609,7 @@ class LocalCluster(Cluster):
         wait, `close` would kill workers that are about to finish.
         """
         deadline = time.monotonic() + _LAST_ANSWERS
-        while any(job.worker.doing() is None for job in self._busy.values()):
+        while any(job.worker.attempt() is None for job in self._busy.values()):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return

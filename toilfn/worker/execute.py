@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from toilfn.clusters.local.channel import Doing, Slot
+from toilfn.clusters.local.channel import CurrentAttempt, Slot
 from toilfn.errors import PermanentError, SerializationError, StoreError, ToilfnError
 from toilfn.files.scratch import Scratch
 from toilfn.files.task_files import TaskFiles
@@ -350,7 +350,7 @@ class AttemptRunner:
     def _announce(self, attempt: Attempt, meter: Meter) -> None:
         limits = attempt.limits
         self._slot.write(
-            Doing(
+            CurrentAttempt(
                 attempt.task.id,
                 meter.start,
                 limits.get("memory") or 0,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from toilfn.clusters.local.channel import Doing, Slot
+from toilfn.clusters.local.channel import CurrentAttempt, Slot
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.ids import TaskId
 from toilfn.protocol import Log, encode
@@ -77,12 +77,12 @@ class Tail:
         self._attempt: tuple[TaskId, float] | None = None
         self._given = 0
 
-    def lines(self, doing: Doing) -> bytes:
+    def lines(self, attempt: CurrentAttempt) -> bytes:
         """Return the new lines of an attempt; nothing if the attempt has finished in the meantime."""
-        if self._attempt != (doing.task, doing.start):
-            self._attempt, self._given = (doing.task, doing.start), 0
-        lines = self._output.peek(doing.log + self._given)
-        if self._slot.read() != doing:
+        if self._attempt != (attempt.task, attempt.start):
+            self._attempt, self._given = (attempt.task, attempt.start), 0
+        lines = self._output.peek(attempt.log + self._given)
+        if self._slot.read() != attempt:
             return b""
         self._given += len(lines)
         return lines
@@ -113,18 +113,18 @@ class Backup:
         self._next = self._pause = 0.0
         self._given = 0
 
-    def lines(self, doing: Doing) -> bytes:
+    def lines(self, attempt: CurrentAttempt) -> bytes:
         """Return the end of the new output if a backup is due; nothing if the attempt has finished in the meantime."""
-        if self._attempt != (doing.task, doing.start):
-            self._attempt = (doing.task, doing.start)
-            self._next, self._pause, self._given = doing.began + _FIRST_BACKUP, _FIRST_BACKUP, doing.log
+        if self._attempt != (attempt.task, attempt.start):
+            self._attempt = (attempt.task, attempt.start)
+            self._next, self._pause, self._given = attempt.began + _FIRST_BACKUP, _FIRST_BACKUP, attempt.log
         now = time.monotonic()
         if now < self._next:
             return b""
         self._pause = min(2 * self._pause, _LAST_BACKUP)
         self._next = now + self._pause
         lines, end = self._output.peek_end(self._given, _MOST_IN_BACKUP)
-        if self._slot.read() != doing:
+        if self._slot.read() != attempt:
             return b""
         self._given = end
         return lines
@@ -147,20 +147,20 @@ class Live:
         self._name = ""
         self._count = 0
 
-    def show(self, doing: Doing) -> None:
+    def show(self, attempt: CurrentAttempt) -> None:
         """Write new output to the store, if a user requests it. Output that the store refuses is in the task's log."""
         if time.monotonic() - self._looked < self._period:
             return
         self._looked = time.monotonic()
         with suppress(StoreError):
-            if self._store.has_flag(follow_flag(doing.task)) and (lines := self._tail.lines(doing)):
-                self._put(doing, lines)
+            if self._store.has_flag(follow_flag(attempt.task)) and (lines := self._tail.lines(attempt)):
+                self._put(attempt, lines)
 
-    def _put(self, doing: Doing, lines: bytes) -> None:
-        name = f"{live_prefix(doing.task)}{doing.start * 1000:.0f}"
+    def _put(self, attempt: CurrentAttempt, lines: bytes) -> None:
+        name = f"{live_prefix(attempt.task)}{attempt.start * 1000:.0f}"
         if name != self._name:
             self._name, self._count = name, 0
-        self._store.put_answers(name, self._count, encode(Log(doing.task, lines)))
+        self._store.put_answers(name, self._count, encode(Log(attempt.task, lines)))
         self._count += 1
 
 

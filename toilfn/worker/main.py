@@ -111,16 +111,16 @@ class Reporter:
 
     def report(self) -> None:
         self._answers.flush()
-        doing = self._slot.read()
-        if doing is None or time.monotonic() - doing.began <= self._period:
+        attempt = self._slot.read()
+        if attempt is None or time.monotonic() - attempt.began <= self._period:
             return
-        if self._told != doing[:2]:
-            self._told = doing[:2]
-            self._answers.running(doing.task, doing.start)
+        if self._told != attempt[:2]:
+            self._told = attempt[:2]
+            self._answers.running(attempt.task, attempt.start)
         if self._tail is not None:
-            self._answers.log(doing.task, partial(self._tail.lines, doing))
+            self._answers.log(attempt.task, partial(self._tail.lines, attempt))
         if self._live is not None:
-            self._live.show(doing)
+            self._live.show(attempt)
         self._look()
 
     def run(self) -> NoReturn:
