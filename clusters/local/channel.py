@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from toilfn.ids import TaskId
 
-__all__ = ["CurrentAttempt", "Slot", "Wire"]
+__all__ = ["CurrentAttempt", "MessageSocket", "Slot"]
 
 _LENGTH = struct.Struct("!Q")
 _CHUNK = 1 << 18
 
 
-class Wire:
+class MessageSocket:
     """A socket for messages, each preceded by its length in eight bytes."""
 
     def __init__(self, sock: socket.socket) -> None:

@@ -31,7 +31,7 @@ from toilfn.clusters.base import (
     worker_command,
 )
 from toilfn.clusters.local import machine
-from toilfn.clusters.local.channel import CurrentAttempt, Slot, Wire
+from toilfn.clusters.local.channel import CurrentAttempt, MessageSocket, Slot
 from toilfn.clusters.local.forkserver import ForkServer, new_fork_server
 from toilfn.clusters.local.machine import used_memory
 from toilfn.errors import ClusterError, InputError
@@ -107,7 +107,7 @@ class WorkerProcess:
                 self._process = launcher(fds, self._output, environment)
             finally:
                 os.close(life)
-        self._wire = Wire(ours)
+        self._connection = MessageSocket(ours)
         self._first_base = 0
         self._waiting: list[bytes] | None = None
         path = [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]
@@ -122,7 +122,7 @@ class WorkerProcess:
 
     def fileno(self) -> int:
         """Return the file descriptor to wait on for messages."""
-        return self._wire.fileno()
+        return self._connection.fileno()
 
     def send(self, message: bytes) -> None:
         """Send a message once the worker is ready. If the worker has died, `receive` notices that."""
@@ -130,11 +130,11 @@ class WorkerProcess:
             self._waiting.append(message)
             return
         with suppress(OSError):
-            self._wire.send(message)
+            self._connection.send(message)
 
     def receive(self) -> list[bytes] | None:
         """Return the messages received from the worker; None if it has ended."""
-        messages = self._wire.receive()
+        messages = self._connection.receive()
         if messages and messages[0] == READY:
             del messages[0]
             waiting, self._waiting = self._waiting or [], None
@@ -185,7 +185,7 @@ class WorkerProcess:
 
     def disconnect(self) -> None:
         """Close the connection, so that an idle worker ends."""
-        self._wire.close()
+        self._connection.close()
 
     def end(self, patience: float = _EXIT_TIME) -> int:
         """Wait at most `patience` seconds until the worker ends, then kill it and all processes it has started.
@@ -205,7 +205,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Free the leader's resources for a worker that has ended."""
-        self._wire.close()
+        self._connection.close()
         self._slot.close()
         os.close(self._life)
         os.close(self._output)

@@ -32,7 +32,7 @@ from typing import NoReturn
 
 from toilfn import protocol
 from toilfn.clusters.base import LOG_LIMIT, NOT_MINE, OUTPUT_VARIABLE
-from toilfn.clusters.local.channel import Slot, Wire
+from toilfn.clusters.local.channel import MessageSocket, Slot
 from toilfn.clusters.local.forkserver import serve_forks
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.files import node
@@ -136,25 +136,31 @@ class Reporter:
 
 
 class WarmWorker:
-    """Runs the batches that come over a wire.
+    """Runs the batches that come over a connection.
 
     Parameters
     ----------
-    wire : Wire
+    connection : MessageSocket
         To the leader.
     slot : Slot
         Where the cluster sees what is being done.
     executor : AttemptRunner
     answers : Answers
-        Those that go over the wire.
+        Those that go over the connection.
     tail, live
         See `Reporter`.
     """
 
     def __init__(
-        self, wire: Wire, slot: Slot, executor: AttemptRunner, answers: Answers, tail: Tail | None, live: Live
+        self,
+        connection: MessageSocket,
+        slot: Slot,
+        executor: AttemptRunner,
+        answers: Answers,
+        tail: Tail | None,
+        live: Live,
     ) -> None:
-        self._wire = wire
+        self._connection = connection
         self._executor = executor
         self._answers = answers
         self._reporter = Reporter(slot, self._answers, _PERIOD, tail, live, executor.look)
@@ -164,12 +170,12 @@ class WarmWorker:
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._batch: Batch | None = None
         self._poller = select.poll()
-        self._poller.register(wire, select.POLLIN)
+        self._poller.register(connection, select.POLLIN)
 
     def run(self) -> None:
-        """Work until the leader closes the wire."""
+        """Work until the leader closes the connection."""
         threading.Thread(target=self._listen, name="toilfn-listener", daemon=True).start()
-        self._wire.send(protocol.READY)
+        self._connection.send(protocol.READY)
         while (batch := self._batches.get()) is not None:
             batch.run(self._answers)
             self._batch = None  # before the leader learns that we are done and sends the next batch
@@ -192,7 +198,7 @@ class WarmWorker:
         """Process a message of the leader; return False if the leader has closed the connection."""
         if not self._poller.poll(None if self._batch is None else _PERIOD * 1000):
             return True
-        messages = self._wire.receive()
+        messages = self._connection.receive()
         for message in messages or ():
             self._obey(message)
         return messages is not None
@@ -209,21 +215,21 @@ class WarmWorker:
                 self._batch.stop.set()
 
 
-def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
-    """Run as a warm worker of a local cluster until it closes the wire."""
-    for fd in (wire_fd, life_fd, slot_fd):
+def serve(socket_fd: int, life_fd: int, slot_fd: int) -> None:
+    """Run as a warm worker of a local cluster until it closes the connection."""
+    for fd in (socket_fd, life_fd, slot_fd):
         os.set_inheritable(fd, False)
     _die_with(life_fd)
-    wire, slot = Wire(socket.socket(fileno=wire_fd)), Slot(slot_fd)
-    store, path = _greeting(wire)
+    connection, slot = MessageSocket(socket.socket(fileno=socket_fd)), Slot(slot_fd)
+    store, path = _greeting(connection)
     sys.path[:] = path
     faulthandler.enable()
     output = Capture(1, _log_limit())
     opened = open_store(store, create=False)
-    answers = Answers(wire.send)
+    answers = Answers(connection.send)
     executor = _executor(opened, slot, output, BlobCache(opened.get_blob), answers)
     try:
-        WarmWorker(wire, slot, executor, answers, _stream(slot, output), Live(opened, Tail(slot, output))).run()
+        WarmWorker(connection, slot, executor, answers, _stream(slot, output), Live(opened, Tail(slot, output))).run()
     finally:
         executor.close()
         node.leave()
@@ -308,11 +314,11 @@ def _install_code(blobs: BlobCache, folder: Path) -> None:
         install(blobs.get(read_ref(reference)), folder)
 
 
-def _greeting(wire: Wire) -> tuple[str, list[str]]:
+def _greeting(connection: MessageSocket) -> tuple[str, list[str]]:
     """Read the first message: the store's URL, and the folders of modules."""
     messages: list[bytes] | None = []
     while messages == []:
-        messages = wire.receive()
+        messages = connection.receive()
     if messages is None:
         os._exit(0)
     store, path = protocol.expect(Open, messages[0])
@@ -365,8 +371,8 @@ def main(arguments: Sequence[str]) -> int:
     _save_addresses()
     try:
         match list(arguments):
-            case ["--fd", wire, life, slot]:
-                serve(int(wire), int(life), int(slot))
+            case ["--fd", connection, life, slot]:
+                serve(int(connection), int(life), int(slot))
             case ["--fork", control]:
                 serve_forks(socket.socket(fileno=int(control)))
             case ["--sweep"]:

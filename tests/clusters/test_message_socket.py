@@ -8,12 +8,12 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toilfn.clusters.local.channel import Wire
+from toilfn.clusters.local.channel import MessageSocket
 
 
 @given(st.lists(st.binary(max_size=300) | st.integers(200_000, 400_000).map(bytes), max_size=8))
 def test_messages_arrive_whole_and_in_order(messages: list[bytes]) -> None:
-    left, right = (Wire(end) for end in socket.socketpair())
+    left, right = (MessageSocket(end) for end in socket.socketpair())
 
     def send() -> None:
         for message in messages:
