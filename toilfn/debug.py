@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from toilfn import confined, protocol
-from toilfn.clusters.local.channel import Slot
+from toilfn.clusters.local.channel import AttemptPage
 from toilfn.config.settings import Settings
 from toilfn.errors import InputError, ToilfnError
 from toilfn.files.file import files_in
@@ -154,7 +154,7 @@ class _Runner(AttemptRunner):
     """Runs an attempt without catching exceptions, and keeps its value without serializing it."""
 
     def __init__(self, store: Store, call: _Call, *, runs: bool) -> None:
-        super().__init__(store, NoCapture(), Slot(), Surroundings(limit_threads=True), BaseException)
+        super().__init__(store, NoCapture(), AttemptPage(), Surroundings(limit_threads=True), BaseException)
         self._make_call = call
         self._runs = runs
         self.value: Any = None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from toilfn.ids import TaskId
 
-__all__ = ["CurrentAttempt", "MessageSocket", "Slot"]
+__all__ = ["AttemptPage", "CurrentAttempt", "MessageSocket"]
 
 _LENGTH = struct.Struct("!Q")
 _CHUNK = 1 << 18
@@ -102,7 +102,7 @@ class CurrentAttempt(NamedTuple):
     """Additional bytes that are not charged to the task, since the store's driver may need them."""
 
 
-class Slot:
+class AttemptPage:
     """A page of memory that a worker and its cluster share.
 
     A killed worker cannot report anything, and its last messages may be lost in a buffer. This page tells the

@@ -31,7 +31,7 @@ from toilfn.clusters.base import (
     worker_command,
 )
 from toilfn.clusters.local import machine
-from toilfn.clusters.local.channel import CurrentAttempt, MessageSocket, Slot
+from toilfn.clusters.local.channel import AttemptPage, CurrentAttempt, MessageSocket
 from toilfn.clusters.local.forkserver import ForkServer, new_fork_server
 from toilfn.clusters.local.machine import used_memory
 from toilfn.errors import ClusterError, InputError
@@ -101,7 +101,7 @@ class WorkerProcess:
         life, self._life = os.pipe()
         self._output = open_output()
         with tempfile.TemporaryFile() as page, theirs:
-            self._slot = Slot(page.fileno())
+            self._page = AttemptPage(page.fileno())
             fds = (theirs.fileno(), life, page.fileno())
             try:
                 self._process = launcher(fds, self._output, environment)
@@ -147,15 +147,15 @@ class WorkerProcess:
 
         The result is None between two tasks, and while the worker is writing the next attempt.
         """
-        first = self._slot.read()
-        return first if first == self._slot.read() else None
+        first = self._page.read()
+        return first if first == self._page.read() else None
 
     def retains_much_memory(self) -> bool:
         """Return whether the worker retains so much memory of earlier tasks that it should be replaced.
 
         Memory that a worker uses before a task starts is not charged to the task, so it must be limited here.
         """
-        last = self._slot.last()
+        last = self._page.last()
         if not last.task.strip(b"\0"):
             return False
         self._first_base = self._first_base or last.base
@@ -163,7 +163,7 @@ class WorkerProcess:
 
     def log(self) -> bytes:
         """Return the output of the current task."""
-        attempt = self._slot.read()
+        attempt = self._page.read()
         return read_output(self._output, attempt.log if attempt else 0)
 
     def is_dead(self) -> bool:
@@ -206,7 +206,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Free the leader's resources for a worker that has ended."""
         self._connection.close()
-        self._slot.close()
+        self._page.close()
         os.close(self._life)
         os.close(self._output)
 

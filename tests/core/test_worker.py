@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import toilfn as toil
 from tests.core.batches import Answered, make
 from toilfn import protocol
-from toilfn.clusters.local.channel import Slot
+from toilfn.clusters.local.channel import AttemptPage
 from toilfn.model import records
 from toilfn.stores import Store, open_store
 from toilfn.worker.answers import Answers
@@ -279,7 +279,7 @@ def test_spawned_work_is_a_child_that_the_value_does_not_refer_to(run: Any, stor
 
 
 def executor_of(store: Store) -> AttemptRunner:
-    return AttemptRunner(store, NoCapture(), Slot(), Surroundings(limit_threads=False), KeyboardInterrupt)
+    return AttemptRunner(store, NoCapture(), AttemptPage(), Surroundings(limit_threads=False), KeyboardInterrupt)
 
 
 def test_a_loop_of_tail_calls_keeps_only_the_value_that_is_needed(store: Store) -> None:

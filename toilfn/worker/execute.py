@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from toilfn.clusters.local.channel import CurrentAttempt, Slot
+from toilfn.clusters.local.channel import AttemptPage, CurrentAttempt
 from toilfn.errors import PermanentError, SerializationError, StoreError, ToilfnError
 from toilfn.files.scratch import Scratch
 from toilfn.files.task_files import TaskFiles
@@ -244,7 +244,7 @@ class AttemptRunner:
         Where functions, large values and files are.
     output : Output
         Captures the output of attempts.
-    slot : Slot
+    page : AttemptPage
         Shows the cluster which task runs.
     surroundings : Surroundings
         Directory and environment of the attempts.
@@ -258,14 +258,14 @@ class AttemptRunner:
         self,
         store: Store,
         output: Output,
-        slot: Slot,
+        page: AttemptPage,
         surroundings: Surroundings,
         fatal: type[BaseException] | tuple[type[BaseException], ...],
         blobs: BlobCache | None = None,
     ) -> None:
         self._store = store
         self._output = output
-        self._slot = slot
+        self._page = page
         self._surroundings = surroundings
         self._fatal = fatal
         self._scratch = Scratch()
@@ -349,7 +349,7 @@ class AttemptRunner:
 
     def _announce(self, attempt: Attempt, meter: Meter) -> None:
         limits = attempt.limits
-        self._slot.write(
+        self._page.write(
             CurrentAttempt(
                 attempt.task.id,
                 meter.start,
@@ -407,7 +407,7 @@ class AttemptRunner:
         if self._disk is not None and self._disk.peak:
             stats = stats._replace(disk=self._disk.peak)
         self._disk = None
-        self._slot.clear()
+        self._page.clear()
         if isinstance(result, BaseException):
             failure = _failure(attempt, result, log, stats)
             hint = missing_module(result)

@@ -6,7 +6,7 @@ import threading
 from bdb import BdbQuit
 from collections.abc import Callable, Mapping
 
-from toilfn.clusters.local.channel import Slot
+from toilfn.clusters.local.channel import AttemptPage
 from toilfn.files.scratch import CODE_VARIABLE, absolute_places
 from toilfn.protocol import Run, expect
 from toilfn.stores import Store, open_store
@@ -105,4 +105,4 @@ def executor_here(store: Store, *, is_shared: bool = False) -> AttemptRunner:
         Whether it is for a thread beside others that run tasks.
     """
     surroundings = Surroundings(limit_threads=False, is_shared=is_shared)
-    return AttemptRunner(store, NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit))
+    return AttemptRunner(store, NoCapture(), AttemptPage(), surroundings, (KeyboardInterrupt, BdbQuit))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from toilfn.clusters.local.channel import CurrentAttempt, Slot
+from toilfn.clusters.local.channel import AttemptPage, CurrentAttempt
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.ids import TaskId
 from toilfn.protocol import Log, encode
@@ -66,13 +66,13 @@ class Tail:
 
     Parameters
     ----------
-    slot : Slot
+    page : AttemptPage
         Says what runs.
     output : Capture
     """
 
-    def __init__(self, slot: Slot, output: Capture) -> None:
-        self._slot = slot
+    def __init__(self, page: AttemptPage, output: Capture) -> None:
+        self._page = page
         self._output = output
         self._attempt: tuple[TaskId, float] | None = None
         self._given = 0
@@ -82,7 +82,7 @@ class Tail:
         if self._attempt != (attempt.task, attempt.start):
             self._attempt, self._given = (attempt.task, attempt.start), 0
         lines = self._output.peek(attempt.log + self._given)
-        if self._slot.read() != attempt:
+        if self._page.read() != attempt:
             return b""
         self._given += len(lines)
         return lines
@@ -101,13 +101,13 @@ class Backup:
 
     Parameters
     ----------
-    slot : Slot
+    page : AttemptPage
         Says what runs.
     output : Capture
     """
 
-    def __init__(self, slot: Slot, output: Capture) -> None:
-        self._slot = slot
+    def __init__(self, page: AttemptPage, output: Capture) -> None:
+        self._page = page
         self._output = output
         self._attempt: tuple[TaskId, float] | None = None
         self._next = self._pause = 0.0
@@ -124,7 +124,7 @@ class Backup:
         self._pause = min(2 * self._pause, _LAST_BACKUP)
         self._next = now + self._pause
         lines, end = self._output.peek_end(self._given, _MOST_IN_BACKUP)
-        if self._slot.read() != attempt:
+        if self._page.read() != attempt:
             return b""
         self._given = end
         return lines

@@ -32,7 +32,7 @@ from typing import NoReturn
 
 from toilfn import protocol
 from toilfn.clusters.base import LOG_LIMIT, NOT_MINE, OUTPUT_VARIABLE
-from toilfn.clusters.local.channel import MessageSocket, Slot
+from toilfn.clusters.local.channel import AttemptPage, MessageSocket
 from toilfn.clusters.local.forkserver import serve_forks
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.files import node
@@ -79,7 +79,7 @@ class Reporter:
 
     Parameters
     ----------
-    slot : Slot
+    page : AttemptPage
         Says which task runs.
     answers : Answers
     period : float
@@ -94,14 +94,14 @@ class Reporter:
 
     def __init__(
         self,
-        slot: Slot,
+        page: AttemptPage,
         answers: Answers,
         period: float,
         tail: Tail | Backup | None = None,
         live: Live | None = None,
         look: Callable[[], None] = lambda: None,
     ) -> None:
-        self._slot = slot
+        self._page = page
         self._answers = answers
         self._period = period
         self._tail = tail
@@ -111,7 +111,7 @@ class Reporter:
 
     def report(self) -> None:
         self._answers.flush()
-        attempt = self._slot.read()
+        attempt = self._page.read()
         if attempt is None or time.monotonic() - attempt.began <= self._period:
             return
         if self._told != attempt[:2]:
@@ -142,7 +142,7 @@ class WarmWorker:
     ----------
     connection : MessageSocket
         To the leader.
-    slot : Slot
+    page : AttemptPage
         Where the cluster sees what is being done.
     executor : AttemptRunner
     answers : Answers
@@ -154,7 +154,7 @@ class WarmWorker:
     def __init__(
         self,
         connection: MessageSocket,
-        slot: Slot,
+        page: AttemptPage,
         executor: AttemptRunner,
         answers: Answers,
         tail: Tail | None,
@@ -163,7 +163,7 @@ class WarmWorker:
         self._connection = connection
         self._executor = executor
         self._answers = answers
-        self._reporter = Reporter(slot, self._answers, _PERIOD, tail, live, executor.look)
+        self._reporter = Reporter(page, self._answers, _PERIOD, tail, live, executor.look)
         # The listener's thread puts batches into the queue, and the main thread runs them. Both use `_batch`: the
         # listener sets it when a batch arrives, the main thread clears it. A batch arrives only after the previous one
         # is done, so the two never write at the same time.
@@ -215,21 +215,21 @@ class WarmWorker:
                 self._batch.stop.set()
 
 
-def serve(socket_fd: int, life_fd: int, slot_fd: int) -> None:
+def serve(socket_fd: int, life_fd: int, page_fd: int) -> None:
     """Run as a warm worker of a local cluster until it closes the connection."""
-    for fd in (socket_fd, life_fd, slot_fd):
+    for fd in (socket_fd, life_fd, page_fd):
         os.set_inheritable(fd, False)
     _die_with(life_fd)
-    connection, slot = MessageSocket(socket.socket(fileno=socket_fd)), Slot(slot_fd)
+    connection, page = MessageSocket(socket.socket(fileno=socket_fd)), AttemptPage(page_fd)
     store, path = _greeting(connection)
     sys.path[:] = path
     faulthandler.enable()
     output = Capture(1, _log_limit())
     opened = open_store(store, create=False)
     answers = Answers(connection.send)
-    executor = _executor(opened, slot, output, BlobCache(opened.get_blob), answers)
+    executor = _executor(opened, page, output, BlobCache(opened.get_blob), answers)
     try:
-        WarmWorker(connection, slot, executor, answers, _stream(slot, output), Live(opened, Tail(slot, output))).run()
+        WarmWorker(connection, page, executor, answers, _stream(page, output), Live(opened, Tail(page, output))).run()
     finally:
         executor.close()
         node.leave()
@@ -238,7 +238,7 @@ def serve(socket_fd: int, life_fd: int, slot_fd: int) -> None:
 def serve_batch(url: str, name: str) -> None:
     """Run the batch of this name in the store at this URL, and put the answers there."""
     check_versions()  # before anything is loaded that may need the leader's
-    store, slot = open_store(url, create=False), Slot()
+    store, page = open_store(url, create=False), AttemptPage()
     packed, along = store.get_batch(name)
     order = protocol.expect(Run, packed)
     if is_local(url) and store.get_answers(name):  # elsewhere that costs, and the first answer is refused
@@ -250,10 +250,10 @@ def serve_batch(url: str, name: str) -> None:
     may_vanish = OUTPUT_VARIABLE in os.environ  # with the container that its file is in
     output = Capture.take_over(_log_limit())
     answers = Answers(_Mailbox(store, name).send)
-    executor = _executor(store, slot, output, blobs, answers)
-    tail = _stream(slot, output) or (Backup(slot, output) if may_vanish else None)
-    live = Live(store, Tail(slot, output))
-    reporter = Reporter(slot, answers, _STORE_PERIOD, tail, live, executor.look)
+    executor = _executor(store, page, output, blobs, answers)
+    tail = _stream(page, output) or (Backup(page, output) if may_vanish else None)
+    live = Live(store, Tail(page, output))
+    reporter = Reporter(page, answers, _STORE_PERIOD, tail, live, executor.look)
     threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
     try:
         Batch(executor, order).run(answers, StoreWish(store, name).wait)
@@ -264,9 +264,9 @@ def serve_batch(url: str, name: str) -> None:
         output.give_back()
 
 
-def _stream(slot: Slot, output: Capture) -> Tail | None:
+def _stream(page: AttemptPage, output: Capture) -> Tail | None:
     """Return the sender of tasks' output while they run; None if the leader does not request it."""
-    return Tail(slot, output) if os.environ.get(_STREAM) else None
+    return Tail(page, output) if os.environ.get(_STREAM) else None
 
 
 class _Mailbox:
@@ -288,7 +288,7 @@ class _AnsweredError(ToilfnError):
         super().__init__(f"another worker has answered for batch {batch}: this one stops")
 
 
-def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answers: Answers) -> AttemptRunner:
+def _executor(store: Store, page: AttemptPage, output: Capture, blobs: BlobCache, answers: Answers) -> AttemptRunner:
     start_streams()
     start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
     if _STREAM not in os.environ:  # else the leader gets all output of tasks, which includes the warnings
@@ -302,7 +302,7 @@ def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answe
     sweep()
     node.clean(most=_RUNS_LOOKED_AT)
     _install_code(blobs, node.code_dir(store.url))
-    return AttemptRunner(store, output, slot, Surroundings(limit_threads=True, is_worker=True), Terminated, blobs)
+    return AttemptRunner(store, output, page, Surroundings(limit_threads=True, is_worker=True), Terminated, blobs)
 
 
 def _install_code(blobs: BlobCache, folder: Path) -> None:
@@ -371,8 +371,8 @@ def main(arguments: Sequence[str]) -> int:
     _save_addresses()
     try:
         match list(arguments):
-            case ["--fd", connection, life, slot]:
-                serve(int(connection), int(life), int(slot))
+            case ["--fd", connection, life, page]:
+                serve(int(connection), int(life), int(page))
             case ["--fork", control]:
                 serve_forks(socket.socket(fileno=int(control)))
             case ["--sweep"]:
