@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET
 from toilfn.clusters.base import Capabilities, JobId, JobState, exit_cause
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.commands import UnavailableError, user_name
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -122,13 +122,13 @@ class GridEngineCluster(CommandCluster):
         """Return the qsub command line; qsub reads the script from standard input."""
         return ["qsub", "-terse", *self.submit_args()]
 
-    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def query(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query all jobs of this user with qstat, which cannot be limited to some jobs."""
         return {job: queue_state(state) for job, state, _ in self._jobs() if "z" not in state}  # z: finished
 
-    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def account(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query submissions with qacct one by one, since it accepts no list."""
-        known: dict[JobId, Found] = {}
+        known: dict[JobId, JobReport] = {}
         for base in bases:
             for number, task, found in records(self.commands.ask(["qacct", "-j", base])):
                 if number == base:
@@ -316,16 +316,16 @@ def _tasks(text: str) -> Iterator[int | None]:
         yield from range(int(span[1]), last + 1, max(1, int(span[3] or 1)))
 
 
-def queue_state(letters: str) -> Found:
+def queue_state(letters: str) -> JobReport:
     """Interpret the state letters of qstat."""
     row = next((row for letter, row in STATES.items() if letter in letters), None)
     state = row.state if row else JobState.UNKNOWN
     is_held = state is JobState.QUEUED and "h" in letters
     cause = row.cause if row else None
-    return Found(state, cause, f"state {letters}", is_stuck=state is JobState.ENDED, is_held=is_held)
+    return JobReport(state, cause, f"state {letters}", is_stuck=state is JobState.ENDED, is_held=is_held)
 
 
-def records(text: str) -> Iterator[tuple[str, int | None, Found]]:
+def records(text: str) -> Iterator[tuple[str, int | None, JobReport]]:
     """Parse the output of ``qacct -j``: number, task and verdict of each record; other text is ignored."""
     for part in re.split(r"^=+\s*$", text, flags=re.MULTILINE):
         pairs = (line.split(maxsplit=1) for line in part.splitlines())
@@ -336,14 +336,14 @@ def records(text: str) -> Iterator[tuple[str, int | None, Found]]:
             yield number, int(task) if re.fullmatch(r"[0-9]{1,9}", task) else None, found
 
 
-def accounted(fields: Mapping[str, str]) -> Found | None:
+def accounted(fields: Mapping[str, str]) -> JobReport | None:
     """Interpret a record of qacct; None if it does not say how the job ended."""
     failed, status = _number(fields, "failed"), _number(fields, "exit_status")
     if failed is None or status is None:
         return None
     words = [f"failed {fields['failed'].strip()}"] if failed else []
     words += [f"exit status {status}", f"on {fields.get('hostname', 'no host').strip()}"]
-    return Found(JobState.ENDED, _cause(failed, status, fields), ", ".join(words))
+    return JobReport(JobState.ENDED, _cause(failed, status, fields), ", ".join(words))
 
 
 def _cause(failed: int, status: int, fields: Mapping[str, str]) -> Cause | None:

@@ -31,7 +31,7 @@ from toilfn.clusters.base import (
 )
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.commands import Commands, UnavailableError, has_beginning, json_values
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -154,7 +154,7 @@ class HTCondorCluster(CommandCluster):
         """End jobs; see `CommandCluster.remove`."""
         self._queue.remove(jobs)
 
-    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def query(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query the queue; see `CommandCluster.query`.
 
         If the answer is text without jobs, it may be a notice of the site in place of an empty queue. It counts as such
@@ -168,14 +168,14 @@ class HTCondorCluster(CommandCluster):
                 raise
             return ended
 
-    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def account(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Read the event logs. Query the history, which is slow, only for submissions without ended jobs in a log."""
         known = self._ended_by_log(bases)
         silent = [base for base in bases if base not in {self.split(job)[0] for job in known}]
         return known | (self._judged(self._queue.history(silent)) if silent else {})
 
-    def _ended_by_log(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        known: dict[JobId, Found] = {}
+    def _ended_by_log(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
+        known: dict[JobId, JobReport] = {}
         names = self.submission_names()
         for base in bases:
             known |= self._logged(names.get(base, ""))
@@ -197,11 +197,11 @@ class HTCondorCluster(CommandCluster):
         jobs = re.findall(r"^\d{3} \(0*(\d{1,9})\.(\d{1,9})\.", self._log(name), re.MULTILINE)
         return not self._logged(name).keys() >= {self.element(cluster, int(process)) for cluster, process in jobs}
 
-    def _judged(self, ads: Sequence[Mapping[str, Any]]) -> dict[JobId, Found]:
+    def _judged(self, ads: Sequence[Mapping[str, Any]]) -> dict[JobId, JobReport]:
         judged = ((ad_key(ad), job_ad(ad)) for ad in ads)
         return {self.element(*key): found for key, found in judged if key is not None and found is not None}
 
-    def _logged(self, name: str) -> dict[JobId, Found]:
+    def _logged(self, name: str) -> dict[JobId, JobReport]:
         return {self.element(*job): found for job, found in event_log(self._log(name)).items()}
 
     def _log(self, name: str) -> str:
@@ -533,7 +533,7 @@ def ad_key(ad: Mapping[str, Any]) -> tuple[str, int] | None:
     return None if cluster is None or process is None else (str(cluster), process)
 
 
-def job_ad(ad: Mapping[str, Any]) -> Found | None:
+def job_ad(ad: Mapping[str, Any]) -> JobReport | None:
     """Interpret a job's ClassAd; None if it has no status."""
     status = _whole(ad, "JobStatus")
     if status is None:
@@ -545,17 +545,17 @@ def job_ad(ad: Mapping[str, Any]) -> Found | None:
         return hold(code, _whole(ad, "HoldReasonSubCode"), reason)
     if status == 3:
         why = _words(ad, "RemoveReason")
-        removed = Found(JobState.ENDED, _removal(why), f"removed: {why or 'no reason given'}")
+        removed = JobReport(JobState.ENDED, _removal(why), f"removed: {why or 'no reason given'}")
         return _removed(removed, None if code is None else hold(code, _whole(ad, "HoldReasonSubCode"), reason))
     known = STATES.get(status)
-    return Found(known.state if known else JobState.UNKNOWN, None, f"JobStatus {status}")
+    return JobReport(known.state if known else JobState.UNKNOWN, None, f"JobStatus {status}")
 
 
-def hold(code: int | None, subcode: int | None, reason: str) -> Found:
+def hold(code: int | None, subcode: int | None, reason: str) -> JobReport:
     """Interpret a hold. A job that a user has held waits to be released; one that was held for a failure never runs."""
     said = f"held: {reason or 'no reason given'}"
     if not code:
-        return Found(JobState.QUEUED, None, said, is_held=True)
+        return JobReport(JobState.QUEUED, None, said, is_held=True)
     precise = None if subcode is None else HOLDS.get((code, subcode))
     row = precise or HOLDS.get((code, None)) or ended(Cause.LOST, "held for an unknown reason", _HOLD)
     cause = row.cause
@@ -565,7 +565,7 @@ def hold(code: int | None, subcode: int | None, reason: str) -> Found:
         cause = Cause.ERROR
     detail = f"{said} (code {code}{'' if subcode is None else f'/{subcode}'}: {row.meaning})"
     is_over = row.state is JobState.ENDED
-    return Found(row.state, cause, detail, is_stuck=is_over, is_held=not is_over and code != _SPOOLING)
+    return JobReport(row.state, cause, detail, is_stuck=is_over, is_held=not is_over and code != _SPOOLING)
 
 
 def _removal(reason: str) -> Cause:
@@ -574,14 +574,14 @@ def _removal(reason: str) -> Cause:
     return (exceeded(reason) if by_policy else None) or Cause.LOST
 
 
-def _removed(removed: Found, held: Found | None) -> Found:
+def _removed(removed: JobReport, held: JobReport | None) -> JobReport:
     """Interpret a removal: if the job was held for a failure, that failure is the reason."""
     if held is None or held.state is not JobState.ENDED:
         return removed
-    return Found(JobState.ENDED, held.cause, f"{held.detail}; {removed.detail}")
+    return JobReport(JobState.ENDED, held.cause, f"{held.detail}; {removed.detail}")
 
 
-def _completed(ad: Mapping[str, Any]) -> Found:
+def _completed(ad: Mapping[str, Any]) -> JobReport:
     host = _words(ad, "LastRemoteHost") or "unknown host"
     by_signal = ad.get("ExitBySignal")
     if by_signal is True or str(by_signal).lower() == "true":
@@ -611,11 +611,11 @@ _HOST = re.compile(r"executing on host: (\S+)(?:.*SlotName: (\S+))?", re.DOTALL)
 @dataclass(slots=True)
 class _Job:
     host: str = "unknown host"
-    held: Found | None = None
-    end: Found | None = None
+    held: JobReport | None = None
+    end: JobReport | None = None
 
 
-def event_log(text: str) -> dict[tuple[str, int], Found]:
+def event_log(text: str) -> dict[tuple[str, int], JobReport]:
     """Parse an event log, complete or truncated, and return how jobs ended, by cluster and process."""
     jobs: dict[tuple[str, int], _Job] = {}
     for code, cluster, process, said in _EVENT.findall(text):
@@ -637,33 +637,33 @@ def _event(job: _Job, code: str, said: str) -> None:
         job.held = _held_event(said)
     elif code == "009":
         reason = " ".join(said.split("\n", 1)[-1].split())
-        found = Found(JobState.ENDED, _removal(reason), f"removed: {reason}")
+        found = JobReport(JobState.ENDED, _removal(reason), f"removed: {reason}")
         job.end = _removed(found, job.held)
     elif code == "005":
         job.end = _terminated(said, job.host)
     elif row.state is JobState.ENDED:
-        job.end = Found(row.state, row.cause, row.meaning)
+        job.end = JobReport(row.state, row.cause, row.meaning)
 
 
-def _held_event(said: str) -> Found:
+def _held_event(said: str) -> JobReport:
     code = re.search(r"^\s*Code (-?\d{1,9}) Subcode (-?\d{1,9})", said, re.MULTILINE)
     reason = [line.strip() for line in said.split("\n")[1:] if line.strip() and not line.strip().startswith("Code ")]
     return hold(int(code[1]) if code else None, int(code[2]) if code else None, " ".join(reason))
 
 
-def _terminated(said: str, host: str) -> Found:
+def _terminated(said: str, host: str) -> JobReport:
     status = re.search(r"Normal termination \(return value (-?\d{1,9})\)", said)
     signal = re.search(r"Abnormal termination \(signal (\d{1,9})\)", said)
     return _ended(int(status[1]) if status else None, int(signal[1]) if signal and not status else None, host)
 
 
-def _ended(status: int | None, signal: int | None, host: str) -> Found:
+def _ended(status: int | None, signal: int | None, host: str) -> JobReport:
     """Interpret the end of a process; without an exit status, it was not successful."""
     if signal:
-        return Found(JobState.ENDED, exit_cause(0, signal), f"signal {signal}, on {host}")
+        return JobReport(JobState.ENDED, exit_cause(0, signal), f"signal {signal}, on {host}")
     if status is None:
-        return Found(JobState.ENDED, Cause.LOST, f"ended without an exit status, on {host}")
-    return Found(JobState.ENDED, exit_cause(status), f"exit status {status}, on {host}")
+        return JobReport(JobState.ENDED, Cause.LOST, f"ended without an exit status, on {host}")
+    return JobReport(JobState.ENDED, exit_cause(status), f"exit status {status}, on {host}")
 
 
 def batch_names(ads: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:

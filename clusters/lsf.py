@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from toilfn.clusters.base import Capabilities, JobId, JobState, Verdict, ended, exit_cause, queued, running, unknown
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.commands import UnavailableError, has_beginning, json_values
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -119,13 +119,13 @@ class LSFCluster(CommandCluster):
         """Return the bsub command line; bsub reads the script from standard input."""
         return ["bsub", *self.submit_args()]
 
-    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def query(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query jobs with bjobs, which also reports those that ended recently."""
         records = self._jobs("jobid jobindex stat exit_code exit_reason exec_host", "-a", *bases)
         found = {job: queue_record(record) for job, record in records.items()}
         return {job: verdict for job, verdict in found.items() if verdict is not None}
 
-    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def account(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query all event logs with bhist, which fails if it knows none of the jobs."""
         output = self.commands.ask(["bhist", "-l", "-UF", "-n", "0", *bases])
         return {self._id(*key): found for key, found in history(output).items() if key[0] in bases}
@@ -324,7 +324,7 @@ def job_key(record: Any) -> tuple[str, int] | None:
     return match[1], _number(record.get("JOBINDEX")) or int(match[2] or 0)
 
 
-def queue_record(record: Mapping[str, Any]) -> Found | None:
+def queue_record(record: Mapping[str, Any]) -> JobReport | None:
     """Interpret a record of ``bjobs -json``; None if it has no state."""
     word = str(record.get("STAT") or "").strip().upper()
     if not word:
@@ -336,7 +336,7 @@ def queue_record(record: Mapping[str, Any]) -> Found | None:
     if word == "EXIT" or (word in ("PDONE", "PERR") and status):
         cause = _cause(status, 0, said) or Cause.LOST  # without a status the job was not successful
     words = [word, f"exit status {status}" if status else "", said, f"on {host}" if host else ""]
-    return Found(state, cause, ", ".join(filter(None, words)), is_held=word == "PSUSP")
+    return JobReport(state, cause, ", ".join(filter(None, words)), is_held=word == "PSUSP")
 
 
 def _cause(status: int, signal: int, said: str) -> Cause | None:
@@ -372,14 +372,14 @@ _OVER = re.compile(r"(?:Exited\b|Completed <exit>|Done successfully|Completed <d
 _HOST = re.compile(r"Host\(s\) <([^>\n]+)>|[Dd]ispatched to <([^>\n]+)>")
 
 
-def history(text: str) -> dict[tuple[str, int], Found]:
+def history(text: str) -> dict[tuple[str, int], JobReport]:
     """Parse the output of ``bhist -l -UF``: how each job ended, by id and index (0 for a job outside an array)."""
     text = re.sub(r"\r?\n[ \t]+(?=\S)", "", text)  # join continuation lines
     found = {(base, int(index or 0)): _past(said) for base, index, said in _BLOCK.findall(text)}
     return {job: end for job, end in found.items() if end is not None}
 
 
-def _past(said: str) -> Found | None:
+def _past(said: str) -> JobReport | None:
     """Interpret the events of one job; None if it has not ended.
 
     Only lines that begin with a date are events. The job's command, which may contain any text, is never part of them.
@@ -397,10 +397,10 @@ def _past(said: str) -> Found | None:
         return None
     where = f", on {host}" if host else ""
     if end.is_done:
-        return Found(JobState.ENDED, None, f"DONE{where}")
+        return JobReport(JobState.ENDED, None, f"DONE{where}")
     words = ["EXIT", f"exit status {end.status}" if end.status else "", f"signal {end.signal}" if end.signal else ""]
     cause = _cause(end.status, end.signal, end.reason) or Cause.LOST
-    return Found(JobState.ENDED, cause, ", ".join(filter(None, (*words, end.reason))) + where)
+    return JobReport(JobState.ENDED, cause, ", ".join(filter(None, (*words, end.reason))) + where)
 
 
 def _ended(event: str, before: _End) -> _End:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from toilfn.clusters.base import Capabilities, JobId, JobState, RunContext, exit_cause
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -99,11 +99,11 @@ class ParasolCluster(CommandCluster):
         """Return the id without a number, since there are no arrays."""
         return str(job), None
 
-    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def query(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query all jobs."""
         return {JobId(job): row.found for job, row in listed(self._list()).items()}
 
-    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def account(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Read the results files."""
         return {JobId(job): found for job, (found, _) in self._results().items()}
 
@@ -120,8 +120,8 @@ class ParasolCluster(CommandCluster):
     def _list(self) -> str:
         return self.commands.ask([self._command, "list", "jobs"])
 
-    def _results(self) -> dict[str, tuple[Found, str]]:
-        known: dict[str, tuple[Found, str]] = {}
+    def _results(self) -> dict[str, tuple[JobReport, str]]:
+        known: dict[str, tuple[JobReport, str]] = {}
         for file in self.log_directory.glob("shape-*.results"):
             known |= results(file.read_text(errors="replace"))
         return known
@@ -137,7 +137,7 @@ _RESULT = re.compile(r"^(-?\d{1,9}) (\S+) (\d{1,18}) (\S+) -?\d+ -?\d+ \d+ \d+ \
 class ListedJob(NamedTuple):
     """A live job: its state, and the name of its command without ``.sh``."""
 
-    found: Found
+    found: JobReport
     name: str
 
 
@@ -149,7 +149,7 @@ def listed(text: str) -> dict[str, ListedJob]:
     }
 
 
-def results(text: str) -> dict[str, tuple[Found, str]]:
+def results(text: str) -> dict[str, tuple[JobReport, str]]:
     """Parse a results file: how each job ended, and the name of its command without ``.sh``."""
     return {
         job: (_ended(int(status), host), PurePosixPath(command).name.removesuffix(".sh"))
@@ -157,14 +157,14 @@ def results(text: str) -> dict[str, tuple[Found, str]]:
     }
 
 
-def _live(machine: str) -> Found:
-    return Found(JobState.QUEUED if machine == _WAITING else JobState.RUNNING, None, f"on {machine}")
+def _live(machine: str) -> JobReport:
+    return JobReport(JobState.QUEUED if machine == _WAITING else JobState.RUNNING, None, f"on {machine}")
 
 
-def _ended(status: int, host: str) -> Found:
+def _ended(status: int, host: str) -> JobReport:
     """Interpret a status of wait(2)."""
     if status < 0:
-        return Found(JobState.ENDED, Cause.LOST, f"no exit status, on {host}")
+        return JobReport(JobState.ENDED, Cause.LOST, f"no exit status, on {host}")
     code, signal = status >> 8, status & 127
     words = f"signal {signal}" if signal else f"exit status {code}"
-    return Found(JobState.ENDED, exit_cause(code, signal), f"{words}, on {host}")
+    return JobReport(JobState.ENDED, exit_cause(code, signal), f"{words}, on {host}")

@@ -22,7 +22,7 @@ from xml.sax.saxutils import unescape
 from toilfn.clusters.base import Capabilities, JobId, JobState, Verdict, ended, exit_cause, queued, running
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.commands import Answer, UnavailableError, has_beginning, json_values, portions, user_name
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.ids import Cause
 from toilfn.resources import Resources
@@ -216,12 +216,12 @@ class PBSBase(CommandCluster):
         match = re.search(r"\[(\d+)\]", job)
         return (job.replace(match[0], "[]"), int(match[1])) if match else (str(job), None)
 
-    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def query(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query jobs and elements with qstat."""
         found = {JobId(job): job_found(attributes, self.exits) for job, attributes in self.status(*bases).items()}
         return {job: verdict for job, verdict in found.items() if verdict is not None}
 
-    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def account(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query jobs with tracejob one by one, since it accepts no list; it is not installed on every login node."""
         ended = {JobId(job): traced(self._trace(job), self.exits) for job in self._elements(bases)[: self.trace_limit]}
         return {job: found for job, found in ended.items() if found is not None}
@@ -336,7 +336,7 @@ class TorqueCluster(PBSBase):
         return jobs
 
 
-def job_found(attributes: Mapping[str, str], exits: Mapping[int, Verdict]) -> Found | None:
+def job_found(attributes: Mapping[str, str], exits: Mapping[int, Verdict]) -> JobReport | None:
     """Interpret the attributes of a job from qstat -f; None without a state. `exits` has the system's exit statuses."""
     letter = attributes.get("job_state", "").strip()
     if not letter:
@@ -346,12 +346,12 @@ def job_found(attributes: Mapping[str, str], exits: Mapping[int, Verdict]) -> Fo
     if state is not JobState.ENDED:
         is_held = letter == "H" or (state is JobState.QUEUED and "Can Never Run" in comment)
         words = ", ".join(filter(None, (f"state {letter}", comment)))
-        return Found(state, None, words, is_held=is_held, is_ending=letter == "E")
+        return JobReport(state, None, words, is_held=is_held, is_ending=letter == "E")
     status = _number(attributes.get("Exit_status", attributes.get("exit_status")))
     if status is None:
         has_run = "Exit_status" in attributes or "exit_status" in attributes or "stime" in attributes
         words = "ended without an exit status" if has_run else "deleted before it started"
-        return Found(state, Cause.LOST, ", ".join(filter(None, (words, comment))))
+        return JobReport(state, Cause.LOST, ", ".join(filter(None, (words, comment))))
     return _ended(status, exits, comment or attributes.get("sched_hint", ""), attributes)
 
 
@@ -368,16 +368,16 @@ def variable(attributes: Mapping[str, str], name: str) -> str:
     return match[1] if match else ""
 
 
-def traced(text: str, exits: Mapping[int, Verdict]) -> Found | None:
+def traced(text: str, exits: Mapping[int, Verdict]) -> JobReport | None:
     """Interpret the output of tracejob for a job; None if the job has not ended."""
     last = next(iter(reversed(list(_STATUS.finditer(text)))), None)  # a requeued job has more than one
     if last is not None:
         used = {f"{group}.{name}": value for group, name, value in _USED.findall(text[: last.end()])}
         return _ended(int(last[1]), exits, "by tracejob", used)
-    return Found(JobState.ENDED, Cause.LOST, "deleted before it started") if _DELETED.search(text) else None
+    return JobReport(JobState.ENDED, Cause.LOST, "deleted before it started") if _DELETED.search(text) else None
 
 
-def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: Mapping[str, str]) -> Found:
+def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: Mapping[str, str]) -> JobReport:
     """Interpret an exit status: negative values are defined by the system, values above 256 mean signals."""
     words = [f"exit status {status}", comment]
     if status < 0:
@@ -388,7 +388,7 @@ def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: 
         cause = exit_cause(status % 256, status - 256) if status > 256 else exit_cause(status)
     if cause is Cause.LOST and status >= 0:  # killed by a signal; the resource usage may show why
         cause = _exceeded_limit(attributes) or cause
-    return Found(JobState.ENDED, cause, ", ".join(filter(None, words)))
+    return JobReport(JobState.ENDED, cause, ", ".join(filter(None, words)))
 
 
 def _exceeded_limit(attributes: Mapping[str, str]) -> Cause | None:

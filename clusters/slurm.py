@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from toilfn.clusters.base import Capabilities, JobId, JobState, exit_cause
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.common.settings import JobSettings, Submission, word
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -180,10 +180,10 @@ class SlurmCluster(CommandCluster):
         base, _, number = id_.partition("_")
         return f"{base}{bar}{cluster}", int(number) if number.isdecimal() else None
 
-    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def query(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query jobs with squeue, which reports ended jobs for some minutes (MinJobAge)."""
         fields = "JobArrayID:64,State:32,exit_code:16,NodeList:64,Reason:256"
-        found: dict[JobId, Found] = {}
+        found: dict[JobId, JobReport] = {}
         for cluster, ids in _by_cluster(bases).items():
             # squeue fails for a single unknown id, but not for a list; so the first id is repeated.
             wanted = ",".join((*ids, ids[0]))
@@ -191,7 +191,7 @@ class SlurmCluster(CommandCluster):
             found |= self._whole(queue_answer(self.commands.ask(command)), cluster)
         return found
 
-    def _whole(self, found: Mapping[JobId, Found], cluster: str) -> dict[JobId, Found]:
+    def _whole(self, found: Mapping[JobId, JobReport], cluster: str) -> dict[JobId, JobReport]:
         """Add the cluster to ids, and apply a row for a whole array to all its elements without rows of their own."""
         whole = {JobId(f"{job};{cluster}" if cluster else job): said for job, said in found.items()}
         rest = {self.split(job)[0]: said for job, said in whole.items() if self.split(job)[1] is None}
@@ -201,9 +201,9 @@ class SlurmCluster(CommandCluster):
                     whole[job] = rest[self.split(job)[0]]
         return whole
 
-    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def account(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query jobs with sacct; without accounting, nothing is known about jobs that slurmctld has purged."""
-        found: dict[JobId, Found] = {}
+        found: dict[JobId, JobReport] = {}
         for cluster, ids in _by_cluster(bases).items():
             command = [*_sacct(cluster), "--format=JobID,State,ExitCode,NodeList", f"--jobs={','.join(ids)}"]
             try:
@@ -215,7 +215,7 @@ class SlurmCluster(CommandCluster):
             found |= self._whole(accounting_answer(output), cluster)
         return found
 
-    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, JobReport]:
         """Query the queue and the accounting, and check whether a cloud has reclaimed the nodes of lost jobs."""
         found = super().look(jobs)
         lost = {job: node for job, said in found.items() if (node := node_of_lost(said))}
@@ -457,12 +457,12 @@ _MOST = 1_000_000
 """Maximum number of elements to expand in an expression. No site allows so many, so a larger number is not real."""
 
 
-def queue_answer(text: str) -> dict[JobId, Found]:
+def queue_answer(text: str) -> dict[JobId, JobReport]:
     """Parse lines of ``squeue --Format`` with columns of 64, 32, 16, 64 and 256 characters."""
     return _joined(_queue_row(line) for line in text.splitlines())
 
 
-def accounting_answer(text: str) -> dict[JobId, Found]:
+def accounting_answer(text: str) -> dict[JobId, JobReport]:
     """Parse lines of ``sacct --parsable2``: job, state, exit status and signal, nodes."""
     return _joined(_accounting_row(line) for line in text.splitlines())
 
@@ -478,7 +478,7 @@ def names_answer(text: str) -> Iterator[tuple[JobId, str, str]]:
                 yield one, cluster.strip(), name.strip()
 
 
-def node_of_lost(found: Found) -> str:
+def node_of_lost(found: JobReport) -> str:
     """Return the node of a job that was lost with its node, or was killed by a signal; empty for a cancelled job.
 
     A range such as ``n[1-3]`` is ignored, since a job of one task has only one node.
@@ -503,7 +503,7 @@ def reclaimed_answer(text: str) -> dict[str, str]:
     return found
 
 
-def _queue_row(line: str) -> tuple[re.Match[str], Found] | None:
+def _queue_row(line: str) -> tuple[re.Match[str], JobReport] | None:
     job, state, code, nodes, reason = (
         line[a:b].strip() for a, b in ((0, 64), (64, 96), (96, 112), (112, 176), (176, None))
     )
@@ -511,24 +511,24 @@ def _queue_row(line: str) -> tuple[re.Match[str], Found] | None:
     return _row(job, state, code, nodes, inside[1] if inside and ")" not in inside[1] else reason)
 
 
-def _accounting_row(line: str) -> tuple[re.Match[str], Found] | None:
+def _accounting_row(line: str) -> tuple[re.Match[str], JobReport] | None:
     job, state, code, nodes, *_ = (part.strip() for part in (*line.split("|"), "", "", "", ""))
     return _row(job, state, code, nodes, "")
 
 
-def _row(job: str, state: str, code: str, nodes: str, reason: str) -> tuple[re.Match[str], Found] | None:
+def _row(job: str, state: str, code: str, nodes: str, reason: str) -> tuple[re.Match[str], JobReport] | None:
     match = _ID.fullmatch(job)
     word = _word(state)
     return (match, _found(word, _exit(code), nodes, reason)) if match and word else None
 
 
-def _joined(rows: Iterable[tuple[re.Match[str], Found] | None]) -> dict[JobId, Found]:
+def _joined(rows: Iterable[tuple[re.Match[str], JobReport] | None]) -> dict[JobId, JobReport]:
     """Expand expressions such as ``19_[1,3-5%2]``; a row for a single element takes precedence.
 
     If an expression was truncated, the elements that are missing from it are represented by the id of the array.
     """
-    singles: dict[JobId, Found] = {}
-    several: dict[JobId, Found] = {}
+    singles: dict[JobId, JobReport] = {}
+    several: dict[JobId, JobReport] = {}
     for row in rows:
         if row is None:
             continue
@@ -588,13 +588,13 @@ def _exit(code: str) -> tuple[int, int] | None:
     return int(match[1]) >> 8, int(match[1]) & 127
 
 
-def _found(word: str, code: tuple[int, int] | None, nodes: str, reason: str) -> Found:
+def _found(word: str, code: tuple[int, int] | None, nodes: str, reason: str) -> JobReport:
     row = STATES.get(word)
     if row is None or row.state is not JobState.ENDED:
         state = row.state if row else JobState.UNKNOWN
         said = "" if reason in ("None", "null") else reason
         is_held = row is not None and (row.is_held or (state is JobState.QUEUED and _is_held(said)))
-        return Found(state, None, f"{word} {said}".strip(), is_held=is_held, is_ending=bool(row and row.is_ending))
+        return JobReport(state, None, f"{word} {said}".strip(), is_held=is_held, is_ending=bool(row and row.is_ending))
     status, signal = code or (0, 0)
     cause = row.cause
     if word == "FAILED":
@@ -604,7 +604,7 @@ def _found(word: str, code: tuple[int, int] | None, nodes: str, reason: str) -> 
     parts = [word, f"exit status {status}" if status else "", f"signal {signal}" if signal else ""]
     parts += ["" if reason in _UNSAID else reason]
     parts += ["before it started" if nodes in ("", "(null)", "None assigned") else f"on {nodes}"]
-    return Found(row.state, cause, ", ".join(part for part in parts if part), is_stuck=row.is_stuck)
+    return JobReport(row.state, cause, ", ".join(part for part in parts if part), is_stuck=row.is_stuck)
 
 
 def _failed(code: tuple[int, int] | None, reason: str) -> Cause:

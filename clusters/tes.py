@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext, exit_cause
 from toilfn.clusters.common.commands import CredentialsError, UnavailableError
 from toilfn.clusters.common.http import JsonService, RefusedError
-from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
+from toilfn.clusters.common.polled import START_PATIENCE, JobReport, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import (
     ContainerSettings,
     image_of,
@@ -139,7 +139,7 @@ class TESCluster(PolledCluster[LiveJob]):
         jobs = self.one_by_one(batches, lambda batch: {batch.name: self._create(batch)})
         return [jobs[batch.name] for batch in batches]
 
-    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, JobReport]:
         """Read the states of jobs, and the reasons of those that failed."""
         wanted = set(jobs)
         tasks = map(self._get, jobs) if len(jobs) <= _FEW else self._listed("MINIMAL")
@@ -275,14 +275,14 @@ class TESCluster(PolledCluster[LiveJob]):
                 return
             query["page_token"] = page["next_page_token"]
 
-    def _found(self, job: JobId, word: str) -> Found:
+    def _found(self, job: JobId, word: str) -> JobReport:
         state, cause = STATES.get(word, (JobState.UNKNOWN, None))
         if cause is None:
-            return Found(state, None, word)
+            return JobReport(state, None, word)
         return explained(word, cause, self._get(job, "FULL") or {})
 
 
-def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
+def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> JobReport:
     """Return why a task failed, from its logs (tesTaskLog, tesExecutorLog)."""
     log = (task.get("logs") or [{}])[-1]
     executor = (log.get("logs") or [{}])[-1]
@@ -299,7 +299,7 @@ def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
     }
     shown = [f"; {title}:\n{text.strip()[-_TAIL:]}" for title, text in parts.items() if text.strip()]
     log = parts["its output ends with"].encode()
-    return Found(JobState.ENDED, cause, f"{word}{ending}{''.join(shown)}", log=log)
+    return JobReport(JobState.ENDED, cause, f"{word}{ending}{''.join(shown)}", log=log)
 
 
 def _status(value: object) -> int:

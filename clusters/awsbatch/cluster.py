@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from toilfn.clusters.awsbatch.aws import Amazon
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext, exit_cause
 from toilfn.clusters.common.commands import UnavailableError, portions
-from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
+from toilfn.clusters.common.polled import START_PATIENCE, JobReport, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import (
     KEEP_OUTPUT,
     ContainerSettings,
@@ -133,7 +133,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         living = [job for job in self._described(ids) if STATES.get(job["status"]) is not JobState.ENDED]
         return [*dict.fromkeys(JobId(_parent(job["jobId"])) for job in living)]
 
-    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, JobReport]:
         """Query jobs, a hundred at a time."""
         return {JobId(job["jobId"]): self._found(job) for job in self._described(jobs)}
 
@@ -251,7 +251,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
                 elements += [JobId(f"{job['jobId']}:{n}") for n in range(size)] if size else [JobId(job["jobId"])]
         return [*dict.fromkeys(elements)]
 
-    def _found(self, job: Mapping[str, Any]) -> Found:
+    def _found(self, job: Mapping[str, Any]) -> JobReport:
         found = interpret(job)
         stream = log_stream(job)
         if found.state is not JobState.ENDED or found.cause is None or not stream:
@@ -423,20 +423,20 @@ def batch_names(job: Mapping[str, Any]) -> list[str]:
     return next((item["value"].split("\n") for item in environment if item["name"] == _NAMES), [])
 
 
-def interpret(job: Mapping[str, Any]) -> Found:
+def interpret(job: Mapping[str, Any]) -> JobReport:
     """Interpret the description of a job (JobDetail)."""
     word, reason = job["status"], job.get("statusReason", "")
     container = _container(job)
     reasons = [text for text in (reason, container.get("reason", "")) if text]
     if STATES.get(word) is JobState.QUEUED and reason.startswith(_MISCONFIGURED):
-        return Found(JobState.ENDED, Cause.ERROR, f"{word}: {reason}", is_stuck=True)
+        return JobReport(JobState.ENDED, Cause.ERROR, f"{word}: {reason}", is_stuck=True)
     if word != "FAILED":
-        return Found(STATES.get(word, JobState.UNKNOWN), None, "; ".join([word, *reasons]))
+        return JobReport(STATES.get(word, JobState.UNKNOWN), None, "; ".join([word, *reasons]))
     status = container.get("exitCode")
     known = [cause for pattern, cause in REASONS.items() for text in reasons if re.search(pattern, text)]
     cause = (*known, exit_cause(status or 0), Cause.LOST)
     shown = [word, f"exit status {status}" if status is not None else "", *reasons]
-    return Found(JobState.ENDED, next(c for c in cause if c is not None), "; ".join(text for text in shown if text))
+    return JobReport(JobState.ENDED, next(c for c in cause if c is not None), "; ".join(text for text in shown if text))
 
 
 def log_stream(job: Mapping[str, Any]) -> str:

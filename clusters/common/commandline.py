@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, RunContext, read_output, worker_command
 from toilfn.clusters.common.commands import Commands, UnavailableError, portions
-from toilfn.clusters.common.polled import COMMAND, Found, LiveJob, PolledCluster
+from toilfn.clusters.common.polled import COMMAND, JobReport, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import (
     JobSettings,
     Submission,
@@ -55,7 +55,7 @@ _TAIL = 1000
 _LOOK = 30.0
 """Seconds to search for a submission by its name if the command's output does not contain its id."""
 
-_Question: TypeAlias = Callable[[Sequence[str]], dict[JobId, Found]]
+_Question: TypeAlias = Callable[[Sequence[str]], dict[JobId, JobReport]]
 
 
 @dataclass(slots=True)
@@ -206,10 +206,10 @@ class CommandCluster(PolledCluster[_Live]):
         return base, int(number) if number else None
 
     @abstractmethod
-    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def query(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query the states of all jobs of some submissions. A job missing from the answer is unknown."""
 
-    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+    def account(self, bases: Sequence[str]) -> dict[JobId, JobReport]:
         """Query the accounting for jobs that have left the queue; empty if the system has no accounting."""
         return {}
 
@@ -272,7 +272,7 @@ class CommandCluster(PolledCluster[_Live]):
             return Refusal.FINAL
         return Refusal.FULL if re.search(self.full, words, re.IGNORECASE) else Refusal.PASSING
 
-    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, JobReport]:
         """Query the queue and the accounting; see `PolledCluster.look`."""
         try:
             known = self._ask(self.query, jobs)
@@ -312,7 +312,7 @@ class CommandCluster(PolledCluster[_Live]):
         except ClusterError as error:
             _log.info("%s", error)
 
-    def _warn(self, known: Mapping[JobId, Found]) -> None:
+    def _warn(self, known: Mapping[JobId, JobReport]) -> None:
         """Warn once of each submission with a job in an unknown state; the leader reports held jobs."""
         for job, found in known.items():
             told = (self._base(job), found.detail)
@@ -358,7 +358,7 @@ class CommandCluster(PolledCluster[_Live]):
                 _log.info("%s", error)  # the job may have ended; the next poll shows its state
                 self.has_left_jobs = True
 
-    def ended(self, job: JobId, live: _Live, found: Found) -> Found:
+    def ended(self, job: JobId, live: _Live, found: JobReport) -> JobReport:
         """Add the end of the job's log to the details, and remove a submission's files after its last job."""
         if found.cause is None or (live.is_killed and not live.is_late):
             live.log.unlink(missing_ok=True)
@@ -381,7 +381,7 @@ class CommandCluster(PolledCluster[_Live]):
         self._doubtful.clear()
         super().close()
         for job, live in done:
-            self.ended(job, live, Found(JobState.ENDED))
+            self.ended(job, live, JobReport(JobState.ENDED))
 
     # Implementation.
 
@@ -528,7 +528,7 @@ class CommandCluster(PolledCluster[_Live]):
     def _base(self, job: JobId) -> str:
         return self.split(job)[0]
 
-    def _recorded(self, gone: Iterable[JobId]) -> dict[JobId, Found]:
+    def _recorded(self, gone: Iterable[JobId]) -> dict[JobId, JobReport]:
         """Query the accounting, which may be unavailable or, at some sites, not exist."""
         jobs = list(gone)
         try:
@@ -540,19 +540,19 @@ class CommandCluster(PolledCluster[_Live]):
                 self._no_records_since = time.monotonic()
                 _log.warning("%s; cannot determine how some jobs ended", error)
             if is_away and time.monotonic() - self._no_records_since < self.patience:
-                return {job: Found(JobState.UNKNOWN, None, "accounting does not respond") for job in jobs}
+                return {job: JobReport(JobState.UNKNOWN, None, "accounting does not respond") for job in jobs}
             return {}  # the jobs then count as unknown
         self._no_records_since = None
         return known
 
-    def _ask(self, question: _Question, jobs: Iterable[JobId]) -> dict[JobId, Found]:
+    def _ask(self, question: _Question, jobs: Iterable[JobId]) -> dict[JobId, JobReport]:
         bases = list(dict.fromkeys(map(self._base, jobs)))
-        known: dict[JobId, Found] = {}
+        known: dict[JobId, JobReport] = {}
         for portion in portions(bases, self.query_limit):
             known |= question(portion)
         return known
 
-    def _excused(self, live: _Live, found: Found) -> Found:
+    def _excused(self, live: _Live, found: JobReport) -> JobReport:
         """Change the cause of a job that was lost with its node to preemption if its tasks are preemptible.
 
         Preemptions have a retry limit of their own, so such a task loses none of its other retries.
@@ -561,7 +561,7 @@ class CommandCluster(PolledCluster[_Live]):
             return found
         return found._replace(cause=Cause.PREEMPTED) if is_preemptible(self._script(live.name)) else found
 
-    def _explained(self, live: _Live, found: Found) -> Found:
+    def _explained(self, live: _Live, found: JobReport) -> JobReport:
         """Add the end of the job's log, and the cause that the system itself wrote there."""
         if not self.keeps_output:
             return found

@@ -25,7 +25,7 @@ from toilfn.ids import Cause
 from toilfn.resources import Capacity, Resources
 from toilfn.units import format_duration, parse_duration
 
-__all__ = ["COMMAND", "START_PATIENCE", "Found", "LiveJob", "PolledCluster"]
+__all__ = ["COMMAND", "START_PATIENCE", "JobReport", "LiveJob", "PolledCluster"]
 
 _KILL_AGAIN = 30.0
 """Seconds after which a killed job that still exists is killed again: the system may have refused the first time."""
@@ -40,7 +40,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class Found(NamedTuple):
+class JobReport(NamedTuple):
     """The state of one job in the system's answer."""
 
     state: JobState
@@ -131,7 +131,7 @@ class PolledCluster(Cluster, Generic[L]):
     # Methods for subclasses to define.
 
     @abstractmethod
-    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, JobReport]:
         """Query the states of jobs. A job missing from the result is unknown.
 
         Raises
@@ -161,7 +161,7 @@ class PolledCluster(Cluster, Generic[L]):
         """Return the ids of all live submissions with a name, for users of `submit_once`. Raises like `look`."""
         return []
 
-    def ended(self, job: JobId, live: L, found: Found) -> Found:
+    def ended(self, job: JobId, live: L, found: JobReport) -> JobReport:
         """Add details about a job that has just ended, clean up after it, and return the result."""
         return found
 
@@ -459,7 +459,7 @@ class PolledCluster(Cluster, Generic[L]):
                 live.is_late = live.is_killed = True
                 self._to_kill.add(job)
 
-    def _news(self, job: JobId, live: L, found: Found) -> Update | None:
+    def _news(self, job: JobId, live: L, found: JobReport) -> Update | None:
         """Record a job's state, and return an update for the leader; None if nothing has changed."""
         if found.state is JobState.ENDED:
             del self._live[job]
@@ -479,14 +479,14 @@ class PolledCluster(Cluster, Generic[L]):
             return None
         return Update(job, found.state, None, found.detail, is_held=found.is_held, is_ending=found.is_ending)
 
-    def _missing(self, jobs: Collection[JobId]) -> dict[JobId, Found]:
+    def _missing(self, jobs: Collection[JobId]) -> dict[JobId, JobReport]:
         """Classify jobs that are missing from the answers: unknown at first, and lost after `grace` seconds.
 
         A killed job is lost at once. Before jobs count as lost, `found_by_name` searches for them and ends them: the
         leader starts the batch of a lost job again, and two copies must not run at the same time.
         """
         now = time.monotonic()
-        found: dict[JobId, Found] = {}
+        found: dict[JobId, JobReport] = {}
         due: list[JobId] = []
         for job in self._live.keys() - set(jobs):
             self._live[job].missing_since = None
@@ -495,9 +495,9 @@ class PolledCluster(Cluster, Generic[L]):
             live.missing_since = live.missing_since or now
             if live.killed_at is not None or now - live.missing_since >= self.grace:
                 due.append(job)
-            found[job] = Found(JobState.UNKNOWN, None, f"{self.unknown} now")
+            found[job] = JobReport(JobState.UNKNOWN, None, f"{self.unknown} now")
         for job in set(due) - (self.found_by_name(due) if due else set()):
             killed = self._live[job].is_killed
             words = "killed" if killed else f"{self.unknown}, for {self.grace:g} s"
-            found[job] = Found(JobState.ENDED, Cause.LOST, words)
+            found[job] = JobReport(JobState.ENDED, Cause.LOST, words)
         return found

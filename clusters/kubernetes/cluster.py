@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.common.commands import CredentialsError, UnavailableError, portions, retried
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.common.settings import Submission, image_of, resolved, setting
 from toilfn.clusters.kubernetes import verdict
 from toilfn.clusters.kubernetes.connection import Connection, user
@@ -306,7 +306,7 @@ class KubernetesCluster(Cluster):
         """End the batches of a job that the API has refused."""
         self._unsent.discard(name)
         lost = [(id_, live) for id_, live in self._live.items() if live.job == name]
-        found = Found(JobState.ENDED, Cause.INPUT, why)
+        found = JobReport(JobState.ENDED, Cause.INPUT, why)
         if not is_doubtful:
             self._alive[name] += 1  # so that `_ended` does not delete the job, which the API does not have
         updates = [self._ended(id_, live, found) for id_, live in lost]
@@ -394,9 +394,9 @@ class KubernetesCluster(Cluster):
         lost = [id_ for id_, live in self._live.items() if live.job in names and live.pod is None]
         return [update for id_ in lost for update in self._lost(id_, None)]
 
-    def _ended(self, id_: JobId, live: _Live, found: Found) -> Update:
+    def _ended(self, id_: JobId, live: _Live, found: JobReport) -> Update:
         if live.is_killed and found.cause is not None:
-            found = Found(JobState.ENDED, Cause.LOST, "killed")
+            found = JobReport(JobState.ENDED, Cause.LOST, "killed")
         elif found.cause is not None and live.pod is not None:
             found = self._judge_lost(found, live.pod) if found.cause is Cause.LOST else found
             log = verdict.termination_message(live.pod).encode(errors="replace")
@@ -408,7 +408,7 @@ class KubernetesCluster(Cluster):
             self._remove(live.job, self._api.delete_job)
         return Update(id_, JobState.ENDED, found.cause, found.detail, log=found.log)
 
-    def _judge_lost(self, found: Found, pod: Mapping[str, Any]) -> Found:
+    def _judge_lost(self, found: JobReport, pod: Mapping[str, Any]) -> JobReport:
         """Change the cause of a lost pod to preemption if its node was drained or reclaimed."""
         try:
             node = self._api.node(pod["spec"]["nodeName"]) if pod["spec"].get("nodeName") else None
@@ -493,7 +493,9 @@ class KubernetesCluster(Cluster):
         if "exceeded quota" in reason:
             if verdict.exceeds_whole_quota(reason):
                 return [
-                    self._ended(id_, live, Found(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.QUOTA_TOO_SMALL}"))
+                    self._ended(
+                        id_, live, JobReport(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.QUOTA_TOO_SMALL}")
+                    )
                 ]
             self._warn_once(f"pods are waiting for the namespace's quota: {reason}")
             return []
@@ -505,7 +507,7 @@ class KubernetesCluster(Cluster):
         cause = Cause.LOST if self._has_run else Cause.INPUT
         detail = f"the pod did not start within {format_duration(self._pod_timeout)} (pod_timeout): {reason}"
         live.pod = None
-        return [self._ended(id_, live, Found(JobState.ENDED, cause, detail))]
+        return [self._ended(id_, live, JobReport(JobState.ENDED, cause, detail))]
 
     def _warning(self, name: str) -> str:
         """Return the last warning event of a job or a pod; empty if there is none, or this user may not read events."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toilfn.clusters.base import JobState, exit_cause
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.kubernetes.manifest import CONTAINER, PREEMPTIBLE
 from toilfn.ids import Cause
 
@@ -44,7 +44,7 @@ _SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 
 _SUFFIXES |= {f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", 1)}
 
 
-def judge(pod: Mapping[str, Any]) -> Found:
+def judge(pod: Mapping[str, Any]) -> JobReport:
     """Return the state of a pod's batch.
 
     Parameters
@@ -54,21 +54,21 @@ def judge(pod: Mapping[str, Any]) -> Found:
     """
     match pod["status"].get("phase"):
         case "Succeeded":
-            return Found(JobState.ENDED)
+            return JobReport(JobState.ENDED)
         case "Failed":
             return _failed(pod)
         case "Running":
-            return Found(JobState.RUNNING, None, f"in pod {pod['metadata']['name']}")
+            return JobReport(JobState.RUNNING, None, f"in pod {pod['metadata']['name']}")
         case _:
-            return Found(JobState.QUEUED, None, _waits_for_node(pod))
+            return JobReport(JobState.QUEUED, None, _waits_for_node(pod))
 
 
-def gone(pod: Mapping[str, Any] | None) -> Found:
+def gone(pod: Mapping[str, Any] | None) -> JobReport:
     """Return the state of a batch whose pod was deleted before it ended; None for `pod` means that it had none."""
     if pod is None:
-        return Found(JobState.ENDED, Cause.LOST, "the job was deleted before it had a pod")
+        return JobReport(JobState.ENDED, Cause.LOST, "the job was deleted before it had a pod")
     found = _disrupted(pod)
-    return found or Found(JobState.ENDED, _lost(pod), f"pod {pod['metadata']['name']} was deleted")
+    return found or JobReport(JobState.ENDED, _lost(pod), f"pod {pod['metadata']['name']} was deleted")
 
 
 def termination_message(pod: Mapping[str, Any]) -> str:
@@ -111,30 +111,30 @@ def _quantities(text: str) -> dict[str, float]:
     return {name: float(m[1]) * _SUFFIXES[m[2]] for name, m in matches.items() if m and m[2] in _SUFFIXES}
 
 
-def _failed(pod: Mapping[str, Any]) -> Found:
+def _failed(pod: Mapping[str, Any]) -> JobReport:
     status, name = pod["status"], pod["metadata"]["name"]
     reason, message = status.get("reason", ""), status.get("message", "")
     if reason == "DeadlineExceeded":
         return _too_long(pod)
     ended = _terminated(pod)
     if ended.get("reason") == "OOMKilled":
-        return Found(JobState.ENDED, Cause.MEMORY, f"OOMKilled: pod {name} used more memory than its limit")
+        return JobReport(JobState.ENDED, Cause.MEMORY, f"OOMKilled: pod {name} used more memory than its limit")
     if reason == "Evicted":
-        return Found(JobState.ENDED, _evicted(pod, message), f"Evicted: pod {name}: {message}")
+        return JobReport(JobState.ENDED, _evicted(pod, message), f"Evicted: pod {name}: {message}")
     disrupted = _disrupted(pod)
     if disrupted is not None:
         return disrupted
     if ended.get("reason") in _NOT_STARTED:
-        return Found(JobState.ENDED, Cause.INPUT, f"{ended['reason']}: pod {name}: {ended.get('message', '')}")
+        return JobReport(JobState.ENDED, Cause.INPUT, f"{ended['reason']}: pod {name}: {ended.get('message', '')}")
     if reason and not ended:  # the node refused it, for example since a device is missing (OutOfnvidia.com/gpu)
-        return Found(JobState.ENDED, _lost(pod), f"{reason}: pod {name} did not run: {message}")
+        return JobReport(JobState.ENDED, _lost(pod), f"{reason}: pod {name} did not run: {message}")
     code = ended.get("exitCode", 1)
     cause = exit_cause(code, ended.get("signal", 0)) or Cause.ERROR
     parts = [f"exit status {code} of pod {name}", f"{reason} {message}".strip()]
-    return Found(JobState.ENDED, _lost(pod) if cause is Cause.LOST else cause, "; ".join(filter(None, parts)))
+    return JobReport(JobState.ENDED, _lost(pod) if cause is Cause.LOST else cause, "; ".join(filter(None, parts)))
 
 
-def _disrupted(pod: Mapping[str, Any]) -> Found | None:
+def _disrupted(pod: Mapping[str, Any]) -> JobReport | None:
     """Return the state of a pod that was ended or deleted by the cluster for a known reason; None for any other pod."""
     status = pod["status"]
     conditions = [c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget" and c["status"] == "True"]
@@ -142,18 +142,18 @@ def _disrupted(pod: Mapping[str, Any]) -> Found | None:
         reason, message = said.get("reason", ""), said.get("message", "")
         detail = f"{reason}: pod {pod['metadata']['name']}: {message}"
         if reason in _PREEMPTION_REASONS:
-            return Found(JobState.ENDED, Cause.PREEMPTED, detail)
+            return JobReport(JobState.ENDED, Cause.PREEMPTED, detail)
         if reason in _NODE_REASONS:
-            return Found(JobState.ENDED, _lost(pod), detail)
+            return JobReport(JobState.ENDED, _lost(pod), detail)
     return None
 
 
-def _too_long(pod: Mapping[str, Any]) -> Found:
+def _too_long(pod: Mapping[str, Any]) -> JobReport:
     name = pod["metadata"]["name"]
     if any(status.get("state", {}).keys() & {"running", "terminated"} for status in _statuses(pod)):
-        return Found(JobState.ENDED, Cause.WALLTIME, f"DeadlineExceeded: pod {name} took longer than its walltime")
+        return JobReport(JobState.ENDED, Cause.WALLTIME, f"DeadlineExceeded: pod {name} took longer than its walltime")
     detail = f"DeadlineExceeded: pod {name} did not start within its walltime, which begins when it has a node"
-    return Found(JobState.ENDED, Cause.LOST, detail)
+    return JobReport(JobState.ENDED, Cause.LOST, detail)
 
 
 def _evicted(pod: Mapping[str, Any], message: str) -> Cause:

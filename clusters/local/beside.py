@@ -32,7 +32,7 @@ from toilfn.clusters.base import (
     exit_cause,
     read_output,
 )
-from toilfn.clusters.common.polled import Found, LiveJob, PolledCluster
+from toilfn.clusters.common.polled import JobReport, LiveJob, PolledCluster
 from toilfn.clusters.local import machine
 from toilfn.resources import Capacity
 
@@ -100,14 +100,14 @@ class ProcessCluster(PolledCluster[LiveJob]):
         self._start()
         return jobs
 
-    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, JobReport]:
         """Check which processes have ended, and start others; see `PolledCluster.look`."""
         for job, limit in self._ending.items():
             if limit < time.monotonic() and job in self._running:
                 _signal(self._running[job].process, signal.SIGKILL)
         found = {job: self._judge(job) for job in self._running.keys() & set(jobs)}
         self._start()
-        return {job: Found(JobState.QUEUED) for job, _ in self._waiting} | found
+        return {job: JobReport(JobState.QUEUED) for job, _ in self._waiting} | found
 
     def end(self, jobs: Sequence[JobId]) -> None:
         """Ask processes to end; see `PolledCluster.end`."""
@@ -117,7 +117,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
                 self._ending[job] = time.monotonic() + _EXIT_TIME
                 _signal(self._running[job].process, signal.SIGTERM)
 
-    def ended(self, job: JobId, live: LiveJob, found: Found) -> Found:
+    def ended(self, job: JobId, live: LiveJob, found: JobReport) -> JobReport:
         """Add the output of a failed process; see `PolledCluster.ended`."""
         self._ending.pop(job, None)
         running = self._running.pop(job, None)
@@ -176,19 +176,19 @@ class ProcessCluster(PolledCluster[LiveJob]):
             )  # fmt: skip
             self._running[job] = _Running(process, output)
 
-    def _judge(self, job: JobId) -> Found:
+    def _judge(self, job: JobId) -> JobReport:
         """Return the state of a process. The exit status of an earlier leader's process cannot be known."""
         process, output = self._running[job]
         if output is None:
-            return Found(JobState.RUNNING if _is_alive(process) else JobState.ENDED)
+            return JobReport(JobState.RUNNING if _is_alive(process) else JobState.ENDED)
         try:
             status = _exit_status(process)
         except psutil.TimeoutExpired:
-            return Found(JobState.RUNNING)
+            return JobReport(JobState.RUNNING)
         if status is None:  # other code has reaped the process; the worker's answers in the store show how it ended
-            return Found(JobState.ENDED)
+            return JobReport(JobState.ENDED)
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return Found(JobState.ENDED, exit_cause(max(0, status), max(0, -status)), f"the worker ended with {how}")
+        return JobReport(JobState.ENDED, exit_cause(max(0, status), max(0, -status)), f"the worker ended with {how}")
 
 
 def _mark(process: psutil.Process) -> str:

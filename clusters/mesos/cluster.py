@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext, exit_cause
 from toilfn.clusters.common.commands import UnavailableError
-from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
+from toilfn.clusters.common.polled import START_PATIENCE, JobReport, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import (
     ContainerSettings,
     prologue_script,
@@ -50,7 +50,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-QUEUED = Found(JobState.QUEUED, None, "waiting for an offer")
+QUEUED = JobReport(JobState.QUEUED, None, "waiting for an offer")
 
 STATES: dict[str, tuple[JobState, Cause | None]] = {
     "TASK_STAGING": (JobState.QUEUED, None),
@@ -162,7 +162,7 @@ class _Task(LiveJob):
     batch: Batch | None = None
     agent: str = ""
     is_preemptible: bool = False
-    found: Found = field(default=QUEUED)
+    found: JobReport = field(default=QUEUED)
 
 
 class MesosCluster(PolledCluster[_Task]):
@@ -209,7 +209,7 @@ class MesosCluster(PolledCluster[_Task]):
         self.retry_until_answered(lambda: self._open_master.call("REVIVE"))
         return jobs
 
-    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, JobReport]:
         """Return the states of jobs from Mesos's updates, and from time to time request the states of all jobs."""
         master = self._open_master
         master.check()
@@ -224,7 +224,7 @@ class MesosCluster(PolledCluster[_Task]):
             launched = {job: self._live[job].agent for job in jobs if job in self._live and self._live[job].agent}
             for job in self._live.keys() & set(jobs) - launched.keys():
                 self._live[job].batch = None
-                self._live[job].found = Found(JobState.ENDED, Cause.LOST, "killed before it was launched")
+                self._live[job].found = JobReport(JobState.ENDED, Cause.LOST, "killed before it was launched")
         for job, agent in launched.items():
             self._open_master.call("KILL", kill={"task_id": {"value": job}, "agent_id": {"value": agent}})
 
@@ -467,7 +467,7 @@ def credentials(settings: Mapping[str, Any]) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(f'{principal}:{secret}'.encode()).decode()}"}
 
 
-def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
+def found(status: Mapping[str, Any], *, is_preemptible: bool) -> JobReport:
     """Interpret a task's status.
 
     Parameters
@@ -485,7 +485,7 @@ def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
         if is_preemptible and (reason in _NODE_IS_GONE or is_forgotten):
             cause = Cause.PREEMPTED
     said = [word, reason.removeprefix("REASON_").lower().replace("_", " "), status.get("message", "")]
-    return Found(state, cause, "; ".join(text for text in said if text))
+    return JobReport(state, cause, "; ".join(text for text in said if text))
 
 
 def _exit(status: Mapping[str, Any]) -> Cause | None:

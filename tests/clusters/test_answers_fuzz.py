@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.clusters import test_accounting, test_htcondor_words, test_lsf_words, test_pbs_words
 from toilfn.clusters import htcondor, lsf, parasol, pbs
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.polled import JobReport
 from toilfn.clusters.lsf import read_parameters
 
 
@@ -85,7 +85,7 @@ def answers(draw: st.DrawFn, name: str) -> str:
 def check(name: str, text: str) -> None:
     """Let a parser read a text, and check what it says."""
     for found in PARSERS[name](text):
-        assert found is None or isinstance(found, Found)
+        assert found is None or isinstance(found, JobReport)
         if found is not None and found.state is not JobState.ENDED:
             assert found.cause is None
             assert not found.is_stuck
