@@ -14,7 +14,7 @@ from toilfn.cli.ls import add_depth
 from toilfn.errors import InputError, StoreError, StoreLockedError, StoreNotFoundError
 from toilfn.files import node
 from toilfn.inspect.fold.run import Fold
-from toilfn.inspect.stores import UNREADABLE, Found, stores_at
+from toilfn.inspect.stores import UNREADABLE, FoundStore, stores_at
 from toilfn.leader.abandoned import end_jobs
 from toilfn.leader.intermediates import live_blobs
 from toilfn.model.records import Deleted, Epoch, encode
@@ -104,7 +104,7 @@ def _clean_old(options: argparse.Namespace) -> int:
     return 0
 
 
-def _destroy_unused(found: Found, *, leave_jobs: bool) -> None:
+def _destroy_unused(found: FoundStore, *, leave_jobs: bool) -> None:
     assert found.store is not None
     try:
         destroy_store(found.store, leave_jobs=leave_jobs, fold=found.fold)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from toilfn.cli.common import add_json, add_store_options, named_options, print_json, print_table
-from toilfn.inspect.stores import Found, stores_at
+from toilfn.inspect.stores import FoundStore, stores_at
 from toilfn.inspect.view import State
 from toilfn.units import format_duration, format_size
 
@@ -51,18 +51,18 @@ def command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _size(found: Found, *, is_wanted: bool) -> int | None:
+def _size(found: FoundStore, *, is_wanted: bool) -> int | None:
     return found.store.objects.total_size() if is_wanted and found.store else None
 
 
-def _row(found: Found, size: int | None) -> list[str]:
+def _row(found: FoundStore, size: int | None) -> list[str]:
     tasks = f"{found.tasks[State.DONE]}/{found.tasks.total()}" if found.tasks else ""
     age = "" if found.age is None else format_duration(round(found.age))
     name = f"{found.url}{f' ({found.error})' * bool(found.error)}"
     return [found.state, tasks, "" if size is None else format_size(size), age, name]
 
 
-def _as_dict(found: Found, size: int | None) -> dict[str, Any]:
+def _as_dict(found: FoundStore, size: int | None) -> dict[str, Any]:
     return {
         "store": found.url,
         "state": found.state,

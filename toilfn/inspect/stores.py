@@ -18,7 +18,7 @@ from toilfn.inspect.view import State
 from toilfn.stores import Store, open_store, stores_below
 from toilfn.stores.lease import Holder, holder
 
-__all__ = ["LISTED", "UNREADABLE", "Found", "rows", "run_state", "schema", "stores_at", "summary"]
+__all__ = ["LISTED", "UNREADABLE", "FoundStore", "rows", "run_state", "schema", "stores_at", "summary"]
 
 LISTED = (State.QUEUED, State.RUNNING, State.FAILED)
 """The states of which tasks are listed."""
@@ -87,7 +87,7 @@ UNREADABLE = "unreadable"
 
 
 @dataclass
-class Found:
+class FoundStore:
     """A store that was found.
 
     Attributes
@@ -121,7 +121,7 @@ class Found:
         return max(0.0, time.time() - self.used) if self.used else None
 
 
-def stores_at(url: str, depth: int, options: dict[str, Any]) -> Iterator[Found]:
+def stores_at(url: str, depth: int, options: dict[str, Any]) -> Iterator[FoundStore]:
     """Find the stores at a place and below it, and read the state of their newest runs.
 
     Parameters
@@ -142,10 +142,10 @@ def stores_at(url: str, depth: int, options: dict[str, Any]) -> Iterator[Found]:
         try:
             yield _read(open_store(place, create=False, **options))
         except StoreError as error:
-            yield Found(place, error=error.message)
+            yield FoundStore(place, error=error.message)
 
 
-def _read(store: Store) -> Found:
+def _read(store: Store) -> FoundStore:
     held = holder(store)
     is_led = held is not None and not held.is_gone and held.seems_fresh(time.time())
     fold = Fold()
@@ -154,7 +154,7 @@ def _read(store: Store) -> Found:
         fold.stop_running()
     moments = [store.created, *(epoch.time for epoch in fold.epochs), *(end.time for end in fold.ends.values())]
     moments += [held.heartbeat] if held else []
-    return Found(
+    return FoundStore(
         url=store.url,
         state=run_state(fold, alive=is_led),
         tasks=sum(fold.counts(), Counter[State]()),

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-__all__ = ["Found", "file_answer", "search", "tail"]
+__all__ = ["FoundLines", "file_answer", "search", "tail"]
 
 _CHUNK = 256 << 10
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -23,7 +23,7 @@ _MOST_SEARCHED = 256 << 20
 """Maximum number of bytes at the end of a log that are searched."""
 
 
-class Found(NamedTuple):
+class FoundLines(NamedTuple):
     """The lines of a log that a search has found."""
 
     lines: list[tuple[int, str]]
@@ -107,16 +107,16 @@ def tail(file: BinaryIO, size: int) -> tuple[str, bool]:
     return data.decode(errors="replace"), whole > size
 
 
-def search(file: BinaryIO, text: str) -> Found:
+def search(file: BinaryIO, text: str) -> FoundLines:
     """Find the lines that contain a text, ignoring case. Only the end of a very large file is searched."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_SEARCHED))
     wanted, found = text.lower(), list[tuple[int, str]]()
     for number, line in enumerate(_lines(file), 1):
         if wanted in line.lower():
             if len(found) == _MOST_LINES:
-                return Found(found, True)
+                return FoundLines(found, True)
             found.append((number, line))
-    return Found(found, False)
+    return FoundLines(found, False)
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
