@@ -4,7 +4,8 @@ The documents of a run form one bundle: the loaded process with everything it re
 tools. A task refers to a `Part`: the bundle, and a path of steps in it. The identity of a part depends only on that
 part of the document: after an edit of one tool, only that tool and the steps that depend on it run again.
 
-`Sealed` encrypts secret inputs (`cwltool:Secrets`), so that tasks, the store and logs contain them only encrypted.
+`EncryptedSecrets` encrypts secret inputs (`cwltool:Secrets`), so that tasks, the store and logs contain them only in
+encrypted form.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "VARIABLE",
     "Document",
+    "EncryptedSecrets",
     "Part",
-    "Sealed",
     "ToolOptions",
     "bundle",
     "in_store",
@@ -97,7 +98,7 @@ class ToolOptions:
         context.tmpdir_prefix = f"{directory}{os.sep}tmp-"
         context.tmp_outdir_prefix = f"{self.shared or directory}{os.sep}out-"
         context.mutation_manager = MutationManager()
-        context.secret_store = Sealed()
+        context.secret_store = EncryptedSecrets()
         # cwltool needs this lock for tools that run in parallel in one process; here, each task has its own context.
         context.workflow_eval_lock = threading.Condition(threading.RLock())
         return context
@@ -322,7 +323,7 @@ def secret_inputs(process: Process) -> list[str]:
     return [shortname(name) for name in wish["secrets"]] if wish else []
 
 
-class Sealed(SecretStore):
+class EncryptedSecrets(SecretStore):
     """The store that cwltool uses to hide secrets and to look them up."""
 
     def add(self, value: Any) -> Any:

@@ -30,7 +30,7 @@ from schema_salad.ref_resolver import file_uri
 
 from toilfn.cwl import links
 from toilfn.cwl.documents import Part, StepPath, step_of
-from toilfn.cwl.reuse import Fresh
+from toilfn.cwl.reuse import RunNonce
 from toilfn.cwl.steps import runs_here
 from toilfn.cwl.values import local_path, objects
 from toilfn.files.file import File, held_by
@@ -313,7 +313,7 @@ def tool_runs(store: Store, process: Process, view: View) -> Iterator[ToolRun]:
         if info.state is not State.DONE or info.children:
             continue
         match reader.arguments(info.id):
-            case (Part() as part, dict() as inputs, Fresh()) if _is_tool(process, part):
+            case (Part() as part, dict() as inputs, RunNonce()) if _is_tool(process, part):
                 outputs = reader.value(info.id)
                 if not (part.step and _was_skipped(_step(process, part), outputs)):
                     path = (*part.path, part.step) if part.step else part.path

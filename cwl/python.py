@@ -16,7 +16,7 @@ from schema_salad.exceptions import ValidationException
 
 from toilfn.cwl import steps
 from toilfn.cwl.adapters import Fetcher, make_tool, patch_cwltool
-from toilfn.cwl.documents import Part, Sealed, ToolOptions, bundle, refuse_unsupported, secret_inputs
+from toilfn.cwl.documents import EncryptedSecrets, Part, ToolOptions, bundle, refuse_unsupported, secret_inputs
 from toilfn.cwl.resources import LIGHT
 from toilfn.cwl.values import document_files, imported, map_objects
 from toilfn.errors import InputError
@@ -119,7 +119,7 @@ class Loaded:
         return _run.options(name=name)(self._part, imported(_with_imports(self._sealed(inputs))), self._part.digest)
 
     def _sealed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        hidden = {name: Sealed().add(inputs[name]) for name in secret_inputs(self._process) if name in inputs}
+        hidden = {name: EncryptedSecrets().add(inputs[name]) for name in secret_inputs(self._process) if name in inputs}
         return {**inputs, **hidden}
 
     def _check(self, inputs: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Reuse of the results of earlier runs on the store (CWL v1.2, WorkReuse).
 
-A task that must run again in each run gets an argument, `Fresh`, that differs between runs, and so a different id. The
-ids of its children do not depend on that argument (`toilfn.graph.identity.lineage`). They do not depend on the document
-and the inputs of the whole workflow either: the id of a step changes only if the step's own part or inputs change.
+A task that must run again in each run gets an argument, `RunNonce`, that differs between runs, and so a different id.
+The ids of its children do not depend on that argument (`toilfn.graph.identity.lineage`). They do not depend on the
+document and the inputs of the whole workflow either: the id of a step changes only if the step's own part or inputs
+change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cwltool.process import Process, shortname
 from toilfn.cwl.documents import Part
 from toilfn.cwl.resources import builder_of
 
-__all__ = ["Fresh", "RequestedInputs", "allows_cache", "fresh", "needs_inputs"]
+__all__ = ["RequestedInputs", "RunNonce", "allows_cache", "needs_inputs", "run_nonce"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class RequestedInputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class RunNonce:
     """An argument of tasks. With a nonce, which is unique to the run, the task gets a different id in each run."""
 
     __toilfn_lineage__: ClassVar[bool] = False
@@ -46,7 +47,7 @@ def needs_inputs(process: Process) -> bool:
     return isinstance(_reuse_setting(process), str)
 
 
-def fresh(part: Part, job: Mapping[str, Any] | None = None) -> Fresh:
+def run_nonce(part: Part, job: Mapping[str, Any] | None = None) -> RunNonce:
     """Return the argument that decides whether a process or step runs again.
 
     Parameters
@@ -63,7 +64,7 @@ def fresh(part: Part, job: Mapping[str, Any] | None = None) -> Fresh:
     nonce = part.nonce
     if nonce and job is not None and part.document.reuse and needs_inputs(part.process) and _is_enabled(part, job):
         nonce = ""
-    return Fresh(nonce)
+    return RunNonce(nonce)
 
 
 def allows_cache(part: Part, job: Mapping[str, Any]) -> bool:

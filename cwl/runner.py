@@ -32,7 +32,7 @@ from toilfn.clusters.local.forkserver import fork_server
 from toilfn.config.settings import Settings, add_options, from_options
 from toilfn.cwl import steps, tools, values
 from toilfn.cwl.adapters import Fetcher, make_tool, patch_cwltool
-from toilfn.cwl.documents import Sealed, ToolOptions, bundle, refuse_unsupported, updates_in_place
+from toilfn.cwl.documents import EncryptedSecrets, ToolOptions, bundle, refuse_unsupported, updates_in_place
 from toilfn.cwl.outputs import deliver
 from toilfn.cwl.schemas import use_schemas
 from toilfn.errors import FailedTasksError, ToilfnError
@@ -66,7 +66,7 @@ def _main(arguments: Sequence[str] | None, prog: str) -> int:
     loading.construct_tool_object = make_tool
     loading.fetcher_constructor = Fetcher
     patch_cwltool()
-    context.secret_store = Sealed()
+    context.secret_store = EncryptedSecrets()
     context.streaming_allowed = not options.disable_streaming
     executor: Any = Executor(options, recording)
     try:

@@ -21,7 +21,7 @@ from cwltool.workflow_job import object_from_state
 from toilfn.cwl import links, reuse
 from toilfn.cwl.documents import Part, in_store
 from toilfn.cwl.resources import LIGHT, needs_inputs, options_of
-from toilfn.cwl.reuse import Fresh, RequestedInputs, fresh
+from toilfn.cwl.reuse import RequestedInputs, RunNonce, run_nonce
 from toilfn.cwl.tools import run_here
 from toilfn.graph.task import task
 from toilfn.worker.context import spawn
@@ -50,15 +50,15 @@ def call(part: Part, job: Any, name: str = "") -> Any:
     """
     name = name or shortname(part.process.tool["id"]).rpartition("/")[2] or "tool"
     if part.process.tool["class"] == "Workflow":
-        return run_workflow.options(name=name)(part, job, fresh(part))
-    return run_tool.options(name=name, **options_of(part, job))(part, job, fresh(part, job))
+        return run_workflow.options(name=name)(part, job, run_nonce(part))
+    return run_tool.options(name=name, **options_of(part, job))(part, job, run_nonce(part, job))
 
 
 def begin(part: Part, job: Any) -> Any:
     """Call the task that runs the requested process, whose inputs may always be promises; otherwise like `call`."""
     if part.process.tool["class"] == "Workflow":
         return call(part, RequestedInputs(job))
-    return start(part, job, fresh(part)) if _waits(part.process) else call(part, job)
+    return start(part, job, run_nonce(part)) if _waits(part.process) else call(part, job)
 
 
 def _waits(process: Process) -> bool:
@@ -67,19 +67,19 @@ def _waits(process: Process) -> bool:
 
 
 @task(name="start", version="1", **LIGHT)
-def start(part: Part, job: dict[str, Any], again: Fresh) -> Any:
+def start(part: Part, job: dict[str, Any], again: RunNonce) -> Any:
     """Call the task of a tool whose inputs are now known."""
     return call(in_store(part), job)
 
 
 @task(name="tool", version="1")
-def run_tool(part: Part, job: dict[str, Any], again: Fresh) -> dict[str, Any]:
+def run_tool(part: Part, job: dict[str, Any], again: RunNonce) -> dict[str, Any]:
     """Run a tool."""
     return run_here(part, job)
 
 
 @task(name="workflow", version="1", **LIGHT)
-def run_workflow(part: Part, job: dict[str, Any] | RequestedInputs, again: Fresh) -> dict[str, Any]:
+def run_workflow(part: Part, job: dict[str, Any] | RequestedInputs, again: RunNonce) -> dict[str, Any]:
     """Create the tasks of a workflow's steps, and return its outputs."""
     part = in_store(part)
     workflow = part.process
@@ -97,7 +97,7 @@ def run_workflow(part: Part, job: dict[str, Any] | RequestedInputs, again: Fresh
 def _call_step(part: Part, step: WorkflowStep, values: Mapping[str, Any]) -> Any:
     sources = {source: values[source] for source in links.sources(step)}
     options = options_of(part.inside()) if runs_here(step) else LIGHT
-    return run_step.options(name=part.step, **options)(part, sources, fresh(part))
+    return run_step.options(name=part.step, **options)(part, sources, run_nonce(part))
 
 
 def runs_here(step: WorkflowStep) -> bool:
@@ -124,7 +124,7 @@ def gather_output(part: Part, name: str, values: dict[str, Any]) -> Any:
 
 
 @task(name="step", version="1")
-def run_step(part: Part, sources: dict[str, Any], again: Fresh) -> Any:
+def run_step(part: Part, sources: dict[str, Any], again: RunNonce) -> Any:
     """Run a step, or create tasks that do, and return its outputs."""
     with links.explained(part):
         return _run_step(part, sources)
@@ -137,7 +137,7 @@ def _run_step(part: Part, sources: dict[str, Any]) -> Any:
         return scatter(part, inputs, lambda job: call(inner, job, part.step))
     ready = links.evaluated(part, inputs)
     if step.tool.get("loop"):
-        return initial_outputs(part) if ready is None else iterate(part, ready, initial_outputs(part), fresh(part))
+        return initial_outputs(part) if ready is None else iterate(part, ready, initial_outputs(part), run_nonce(part))
     if ready is None:
         return dict.fromkeys(links.output_names(step))
     job = links.job_of(step, ready)
@@ -210,7 +210,7 @@ def _select(runs: Any, name: str) -> Any:
 
 
 @task(name="loop", version="1", **LIGHT)
-def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any], again: Fresh) -> Any:
+def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any], again: RunNonce) -> Any:
     """Run the next iteration of a loop if its condition is true, and return the outputs of the loop."""
     with links.explained(part):
         if not continues(part, inputs):
@@ -224,7 +224,7 @@ def next_iteration(part: Part, inputs: dict[str, Any], before: dict[str, Any], o
     """Pass the outputs of an iteration on to the next one."""
     with links.explained(part):
         found = collected(part, before, outputs)
-        return iterate(part, next_inputs(part, inputs, outputs), found, fresh(part))
+        return iterate(part, next_inputs(part, inputs, outputs), found, run_nonce(part))
 
 
 def initial_outputs(part: Part) -> dict[str, Any]:

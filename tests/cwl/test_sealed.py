@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import toilfn as toil
-from toilfn.cwl.documents import VARIABLE, Sealed
+from toilfn.cwl.documents import VARIABLE, EncryptedSecrets
 
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 OTHER = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA="
@@ -106,21 +106,21 @@ def test_a_worker_without_the_key_says_so(runner, written, tmp_path, monkeypatch
 def test_a_key_is_made_once_and_is_the_users_own(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    sealed = Sealed().add("swordfish")
+    sealed = EncryptedSecrets().add("swordfish")
     [key] = (tmp_path / "toilfn").iterdir()
     assert key.stat().st_mode & 0o777 == 0o600
-    assert Sealed().add("swordfish") == sealed
-    assert Sealed().retrieve(["a", {"b": f"x{sealed}y"}]) == ["a", {"b": "xswordfishy"}]
+    assert EncryptedSecrets().add("swordfish") == sealed
+    assert EncryptedSecrets().retrieve(["a", {"b": f"x{sealed}y"}]) == ["a", {"b": "xswordfishy"}]
     key.unlink()
     with pytest.raises(WorkflowException, match="not on this machine"):
-        Sealed().retrieve(sealed)
+        EncryptedSecrets().retrieve(sealed)
 
 
 @given(st.text(), st.text())
 def test_sealed_secrets_are_retrieved(first, second):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, KEY)
-        store = Sealed()
+        store = EncryptedSecrets()
         sealed = store.add(first)
         assert store.add(sealed) == sealed
         assert (store.add(second) == sealed) == (first == second)
@@ -131,11 +131,11 @@ def test_sealed_secrets_are_retrieved(first, second):
 def test_only_text_can_be_secret_and_keys_are_checked(monkeypatch):
     monkeypatch.setenv(VARIABLE, "c2hvcnQ=")
     with pytest.raises(WorkflowException, match=f"{VARIABLE} must contain a key of 32 bytes"):
-        Sealed().add("swordfish")
+        EncryptedSecrets().add("swordfish")
     with pytest.raises(UnsupportedRequirement, match="only text, not int"):
-        Sealed().add(7)
-    assert Sealed().add(None) is None
-    assert not Sealed().has_secret([7, "plain"])
+        EncryptedSecrets().add(7)
+    assert EncryptedSecrets().add(None) is None
+    assert not EncryptedSecrets().has_secret([7, "plain"])
 
 
 def test_a_step_with_secrets_that_the_workflow_does_not_hide_is_refused(runner, written, tmp_path):
