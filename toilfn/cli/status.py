@@ -21,7 +21,7 @@ from toilfn.inspect.fold.columns import Row
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.stores import LISTED, rows, run_state, schema, summary
 from toilfn.inspect.view import State, TaskInfo
-from toilfn.leader.asjob import has_leader_job, order_of
+from toilfn.leader.asjob import has_leader_job, leader_job_of
 from toilfn.stores import Store
 from toilfn.stores.lease import Holder, holder, living
 from toilfn.units import format_duration
@@ -108,10 +108,10 @@ def _read(store: Store, *, wait: bool) -> tuple[Holder | None, bool, Fold]:
 
 def _leader_job(store: Store, leader: Holder | None) -> str:
     """Return a line about a leader's job that has not started; empty if no such job exists."""
-    order = order_of(store)
-    if order is None or (leader is not None and leader.acquired > order.submitted):
+    queued = leader_job_of(store)
+    if queued is None or (leader is not None and leader.acquired > queued.submitted):
         return ""
-    return f"leader    job {order.job} of {order.cluster}, submitted {_when(order.submitted)}, has not started"
+    return f"leader    job {queued.job} of {queued.cluster}, submitted {_when(queued.submitted)}, has not started"
 
 
 def _print(url: str, fold: Fold, leader: Holder | None, is_alive: bool, wanted: list[State]) -> None:

@@ -16,7 +16,7 @@ from toilfn.cli.parser import Parser
 from toilfn.cli.run import add_parameters
 from toilfn.config.settings import Settings, from_options
 from toilfn.errors import InputError
-from toilfn.leader.asjob import LeaderJob, Shape, make_order, order_of, submit_leader
+from toilfn.leader.asjob import LeaderJob, Shape, describe_leader, leader_job_of, submit_leader
 from toilfn.stores import open_store
 from toilfn.text import VisibleStream
 from toilfn.units import parse_memory, parse_time_limit
@@ -87,8 +87,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn submit")
         own = Parser(prog=prog, add_help=False)
         _add_own(own)
         options, rest = own.parse_known_args(words[:cut])
-        settings, order = (_repeated if options.resume else _ordered)(prog, options, rest, words[cut:])
-        return _submit(settings, order, as_json=options.json)
+        settings, leader_job = (_resumed_job if options.resume else _new_job)(prog, options, rest, words[cut:])
+        return _submit(settings, leader_job, as_json=options.json)
 
 
 def lead() -> int:
@@ -102,13 +102,13 @@ def lead() -> int:
     check_versions()
     store = open_store(sys.argv[-2], create=False)
     adopt_environment(store.get_blob)
-    order = order_of(store)
-    assert order is not None
-    os.chdir(order.directory)
-    return toilfn(order.words)
+    leader_job = leader_job_of(store)
+    assert leader_job is not None
+    os.chdir(leader_job.directory)
+    return toilfn(leader_job.words)
 
 
-def _ordered(prog: str, options: argparse.Namespace, rest: list[str], more: list[str]) -> tuple[Settings, LeaderJob]:
+def _new_job(prog: str, options: argparse.Namespace, rest: list[str], more: list[str]) -> tuple[Settings, LeaderJob]:
     """Return the settings of a new run, and the job for its leader."""
     command = _command(rest)
     settings = Settings.resolve(**from_options(_parsed(prog, command, rest)))
@@ -126,22 +126,24 @@ def _ordered(prog: str, options: argparse.Namespace, rest: list[str], more: list
 
     cluster = make_cluster(replace(settings, cluster=name))
     words = [command, *rest, *more]
-    return settings, make_order(words, os.getcwd(), cluster, _shape(Shape(), options), settings.batch_logs or "")
+    return settings, describe_leader(words, os.getcwd(), cluster, _shape(Shape(), options), settings.batch_logs or "")
 
 
-def _repeated(prog: str, options: argparse.Namespace, rest: list[str], more: list[str]) -> tuple[Settings, LeaderJob]:
+def _resumed_job(
+    prog: str, options: argparse.Namespace, rest: list[str], more: list[str]
+) -> tuple[Settings, LeaderJob]:
     """Return the settings for the store that ``--resume`` names, and the job of its last leader, to submit it again."""
     parsed = make_parser(prog).parse_args(rest)
     if parsed.script or parsed.module or more:
         raise InputError("--resume submits the store's last leader again and takes no script")
     settings = Settings.resolve(**{**from_options(parsed), "store": options.resume})
-    order = order_of(open_store(options.resume, create=False, **(settings.store_options or {})))
-    if order is None:
+    leader_job = leader_job_of(open_store(options.resume, create=False, **(settings.store_options or {})))
+    if leader_job is None:
         raise InputError(
             f"no leader of {options.resume} was submitted as a job",
             hint=f"submit its script with this store, or resume it here: toilfn resume {options.resume}",
         )
-    return settings, replace(order, shape=_shape(order.shape, options))
+    return settings, replace(leader_job, shape=_shape(leader_job.shape, options))
 
 
 def _command(words: Sequence[str]) -> str:
@@ -168,10 +170,10 @@ def _shape(before: Shape, options: argparse.Namespace) -> Shape:
     return replace(before, **{name: value for name, value in vars(options).items() if name in _SHAPE})
 
 
-def _submit(settings: Settings, order: LeaderJob, *, as_json: bool) -> int:
+def _submit(settings: Settings, leader_job: LeaderJob, *, as_json: bool) -> int:
     assert settings.store is not None
-    store = open_store(settings.store, workflow=" ".join(order.words[:2]), **(settings.store_options or {}))
-    done = submit_leader(store, settings.store, order, dict(os.environ))
+    store = open_store(settings.store, workflow=" ".join(leader_job.words[:2]), **(settings.store_options or {}))
+    done = submit_leader(store, settings.store, leader_job, dict(os.environ))
     if as_json:
         print_json(_described(done, store.url))
         return 0
@@ -182,5 +184,5 @@ def _submit(settings: Settings, order: LeaderJob, *, as_json: bool) -> int:
     return 0
 
 
-def _described(order: LeaderJob, url: str) -> dict[str, Any]:
-    return {"job": order.job, "cluster": order.cluster, "store": url, "log": order.log}
+def _described(leader_job: LeaderJob, url: str) -> dict[str, Any]:
+    return {"job": leader_job.job, "cluster": leader_job.cluster, "store": url, "log": leader_job.log}

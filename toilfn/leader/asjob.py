@@ -1,6 +1,6 @@
 """A leader as a job of a batch system: submitted, found again, and ended.
 
-The store has a note of the order: the command line that the job runs, its directory, and how to find the job. The job
+The store has a note of the leader's job: the command line that it runs, its directory, and how to find it. The job
 runs `toilfn.cli.submit.lead`, as a worker runs its batch. Its name differs from those of the jobs that it submits.
 """
 
@@ -27,8 +27,15 @@ from toilfn.stores.options import worker_variables
 from toilfn.worker.passed import ENVIRONMENT_VARIABLE, VERSIONS_VARIABLE, pack_environment, versions, write_ref
 
 __all__ = [
-    "LeaderJob", "Shape", "end_leader_job", "has_leader_job", "leading_cluster", "make_order", "order_of",
-    "resources_of", "submit_leader",
+    "LeaderJob",
+    "Shape",
+    "describe_leader",
+    "end_leader_job",
+    "has_leader_job",
+    "leader_job_of",
+    "leading_cluster",
+    "resources_of",
+    "submit_leader",
 ]  # fmt: skip
 
 _NOTE = "leader-job"
@@ -59,7 +66,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class LeaderJob:
-    """The order for a leader, and its job.
+    """A leader that runs as a job of a cluster: how to start it, and how to find it.
 
     Attributes
     ----------
@@ -96,8 +103,8 @@ class LeaderJob:
     submitted: float = 0.0
 
 
-def order_of(store: Store) -> LeaderJob | None:
-    """Return the newest order for a leader of a store; None if it never had one."""
+def leader_job_of(store: Store) -> LeaderJob | None:
+    """Return the newest leader job of a store; None if the store never had one."""
     note = store.get_note(_NOTE)
     if not note:
         return None
@@ -105,8 +112,8 @@ def order_of(store: Store) -> LeaderJob | None:
     return LeaderJob(**{**found, "words": tuple(found["words"]), "shape": Shape(**found["shape"])})
 
 
-def make_order(words: Sequence[str], directory: str, cluster: Cluster, shape: Shape, logs: str = "") -> LeaderJob:
-    """Build the order for a leader that runs as a job of a cluster.
+def describe_leader(words: Sequence[str], directory: str, cluster: Cluster, shape: Shape, logs: str = "") -> LeaderJob:
+    """Describe a leader that is to run as a job of a cluster.
 
     Raises
     ------
@@ -116,15 +123,15 @@ def make_order(words: Sequence[str], directory: str, cluster: Cluster, shape: Sh
     return LeaderJob(tuple(words), directory, name_of(_checked(cluster)), recipe_of(cluster), shape, logs)
 
 
-def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[str, str]) -> LeaderJob:
-    """Submit a leader, and return the order with its job.
+def submit_leader(store: Store, place: str, leader_job: LeaderJob, environment: dict[str, str]) -> LeaderJob:
+    """Submit a leader, and return its description with the id of the job.
 
     Parameters
     ----------
     store : Store
     place : str
         The store as the user named it.
-    order : LeaderJob
+    leader_job : LeaderJob
     environment : dict
         The variables that the leader gets, except secrets.
 
@@ -140,31 +147,32 @@ def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[
             f"job store {place} is in use by process {held.pid} on {held.host}",
             hint=f"wait until it finishes: toilfn status {place} --wait, or stop it: toilfn kill {place}",
         )
-    cluster = leading_cluster(make_from(order.cluster, order.recipe), order.shape, _START)
-    cluster.open(_context(store, order, _variables(store, environment)))
+    cluster = leading_cluster(make_from(leader_job.cluster, leader_job.recipe), leader_job.shape, _START)
+    cluster.open(_context(store, leader_job, _variables(store, environment)))
     try:
         check_shared(cluster, store.url, place)
         if waiting := cluster.list(_name(store)):
             raise StoreLockedError(
-                f"job {', '.join(waiting)} of {order.cluster} is already queued or running as the leader of {place}",
+                f"job {', '.join(waiting)} of {leader_job.cluster} is already queued or running "
+                f"as the leader of {place}",
                 hint=f"wait until it finishes, or cancel it: toilfn kill {place}",
             )
-        order = replace(order, address=cluster.address(), job="", submitted=time.time())
-        _write(store, order)  # first, so that the job can be found even if this process dies now
-        (job,) = cluster.submit([Batch(_BATCH, _BATCH, resources_of(order.shape))])
-        order = replace(order, job=job, log=_log_of(cluster, job))
-        _write(store, order)
-        return order
+        leader_job = replace(leader_job, address=cluster.address(), job="", submitted=time.time())
+        _write(store, leader_job)  # first, so that the job can be found even if this process dies now
+        (job,) = cluster.submit([Batch(_BATCH, _BATCH, resources_of(leader_job.shape))])
+        leader_job = replace(leader_job, job=job, log=_log_of(cluster, job))
+        _write(store, leader_job)
+        return leader_job
     finally:
         cluster.leave()
 
 
 def has_leader_job(store: Store) -> bool:
     """Return whether the job of a leader is there, in the queue or running, by asking its cluster."""
-    order = order_of(store)
-    if order is None:
+    leader_job = leader_job_of(store)
+    if leader_job is None:
         return False
-    with _reached(store, order) as cluster:
+    with _reached(store, leader_job) as cluster:
         return bool(cluster.list(_name(store)))
 
 
@@ -176,17 +184,19 @@ def end_leader_job(store: Store, timeout: float) -> int:
     ClusterError
         If the cluster cannot be asked, or does not end the job in time.
     """
-    order = order_of(store)
-    if order is None:
+    leader_job = leader_job_of(store)
+    if leader_job is None:
         return 0
-    with _reached(store, order) as cluster:
+    with _reached(store, leader_job) as cluster:
         left = set(cluster.list(_name(store)))
         count = len(left)
         cluster.kill(left)
         deadline = time.monotonic() + timeout
         while left:
             if time.monotonic() > deadline:
-                raise ClusterError(f"job {', '.join(left)} of {order.cluster} is still running after {timeout:g} s")
+                raise ClusterError(
+                    f"job {', '.join(left)} of {leader_job.cluster} is still running after {timeout:g} s"
+                )
             left -= {update.job for update in cluster.poll(1.0) if update.state is JobState.ENDED}
         return count
 
@@ -232,17 +242,17 @@ def resources_of(shape: Shape) -> Resources:
 
 
 @contextmanager
-def _reached(store: Store, order: LeaderJob) -> Iterator[CommandCluster]:
-    cluster = _checked(make_again(order.cluster, order.address))
-    cluster.open(_context(store, order, {}))
+def _reached(store: Store, leader_job: LeaderJob) -> Iterator[CommandCluster]:
+    cluster = _checked(make_again(leader_job.cluster, leader_job.address))
+    cluster.open(_context(store, leader_job, {}))
     try:
         yield cluster
     finally:
         cluster.leave()
 
 
-def _context(store: Store, order: LeaderJob, variables: dict[str, str]) -> RunContext:
-    return RunContext(store.url, _name(store), variables, StoredNotes(store), order.logs)
+def _context(store: Store, leader_job: LeaderJob, variables: dict[str, str]) -> RunContext:
+    return RunContext(store.url, _name(store), variables, StoredNotes(store), leader_job.logs)
 
 
 def _variables(store: Store, environment: dict[str, str]) -> dict[str, str]:
@@ -265,5 +275,5 @@ def _log_of(cluster: CommandCluster, job: JobId) -> str:
     return str(cluster.log_directory / f"{name}{suffix}.log")
 
 
-def _write(store: Store, order: LeaderJob) -> None:
-    store.put_note(_NOTE, json.dumps(asdict(order)).encode())
+def _write(store: Store, leader_job: LeaderJob) -> None:
+    store.put_note(_NOTE, json.dumps(asdict(leader_job)).encode())
