@@ -1,4 +1,4 @@
-"""What holds for every test: the user's own settings have no influence, and no process stays behind."""
+"""Settings for every test: the user's own settings have no influence, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -67,21 +67,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Parity:
-    """Fails a session in which a test that `docs/from-toil.md` names was skipped: the page would claim too much."""
+    """A plugin that fails a session in which a test named by `docs/from-toil.md` was skipped."""
 
     def __init__(self) -> None:
         self.passed: list[str] = []
         self.skipped: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note how a test ended; under xdist the process that collects the reports sees all of them."""
+        """Record how a test ended; under xdist, the process that collects the reports sees all of them."""
         if report.skipped and not hasattr(report, "wasxfail"):
             self.skipped.append(report.nodeid)
         elif report.when == "call" and report.passed:
             self.passed.append(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Change the exit status, unless it says already that something failed."""
+        """Change the exit status, unless it already reports a failure."""
         if session.exitstatus == pytest.ExitCode.OK and self.missing():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -91,12 +91,12 @@ class Parity:
             terminalreporter.write_line(f"ERROR docs/from-toil.md names {name}, which was skipped", red=True)
 
     def missing(self) -> list[str]:
-        """Return what the page names and this session has not shown."""
+        """Return the tests that the page names and that did not pass in this session."""
         return unproven(named_tests(), self.passed, self.skipped)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch for skipped tests in continuous integration, in the one process that hears of all tests."""
+    """Watch for skipped tests in continuous integration, in the one process that gets all reports."""
     if "MUTANT_UNDER_TEST" in os.environ:
         config.pluginmanager.register(mutation, "toilfn-mutation")
     if os.environ.get("CI") and not hasattr(config, "workerinput"):
@@ -105,7 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_stays() -> Iterator[None]:
-    """Whatever the tests started has ended when they have."""
+    """Check that all processes of the tests have ended when the tests end."""
     before = set(psutil.Process().children(recursive=True))
     yield
     started = [process for process in psutil.Process().children(recursive=True) if process not in before]
@@ -114,7 +114,7 @@ def no_process_stays() -> Iterator[None]:
 
 
 def _of_multiprocessing(process: psutil.Process) -> bool:
-    """Whether it is one of the helpers that multiprocessing keeps until the interpreter ends."""
+    """Return whether a process is a helper that multiprocessing keeps until the interpreter ends."""
     try:
         words = " ".join(process.cmdline())
     except psutil.Error:

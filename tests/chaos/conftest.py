@@ -1,4 +1,4 @@
-"""Every leader of these tests checks the state of its scheduler."""
+"""Fixtures that make every leader of these tests check the state of its scheduler."""
 
 from __future__ import annotations
 

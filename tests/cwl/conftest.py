@@ -1,4 +1,4 @@
-"""Running the command as users do."""
+"""Fixtures that run the command as users do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 @pytest.fixture
 def runner(tmp_path: Path, forked: list[str]) -> Callable[..., Done]:
-    """Runs ``toilfn-cwl-runner`` in the test's own directory, which gets the outputs; by default without containers."""
+    """Run ``toilfn-cwl-runner`` in the test's own directory, which gets the outputs; by default without containers."""
 
     def run(*arguments: object, options: tuple[str, ...] = ("--no-container", "--retries", "0")) -> Done:
         (tmp_path / "tmp").mkdir(exist_ok=True)

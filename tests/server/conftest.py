@@ -10,7 +10,7 @@ from tests.server.wes import Client, Server
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers on one place, with options; what they run ends with the test."""
+    """Start servers on one place, with options; their runs end with the test."""
     started: list[Server] = []
 
     def begin(*options: str, place: str | Path = tmp_path / "place") -> Server:

@@ -1,4 +1,4 @@
-"""Apptainer, the real one, in a folder of its own: Debian 12 has no package of it, only Debian's next release has.
+"""The real Apptainer, in its own folder: Debian 12 has no package of it, only Debian's next release has one.
 
 Its programs are for a newer C library than this machine's, so they get theirs beside them; nothing of it is installed.
 ``python -m tests.servers.apptainer start`` makes it; its programs are then to be added to the PATH.
@@ -17,11 +17,11 @@ RELEASE = "sid"
 PROGRAMS = ("bin/apptainer", "lib/x86_64-linux-gnu/apptainer/bin/starter")
 
 ALL, NONE = "root default capabilities = full", "root default capabilities = no"
-"""Root has not got all capabilities to give where the machine is a container itself."""
+"""If the machine is a container itself, root lacks some capabilities, and cannot pass them on."""
 
 
 class Apptainer(Server):
-    """The commands ``apptainer`` and ``singularity``, which is the same under its old name. There is no daemon."""
+    """The commands ``apptainer`` and ``singularity``, its old name. Apptainer has no daemon."""
 
     name = "apptainer"
     packages = ("patchelf", "squashfs-tools")
@@ -29,16 +29,16 @@ class Apptainer(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Let it pull from a registry that speaks plain HTTP. The PATH is as before: tests see it if they ask."""
+        """Let Apptainer pull from a registry over plain HTTP. The PATH is unchanged: tests request the commands."""
         return {"APPTAINER_NOHTTPS": "1"}
 
     @property
     def programs(self) -> Path:
-        """The folder of its commands."""
+        """The folder of the commands."""
         return self.folder / "bin"
 
     def configure(self) -> None:
-        """Unpack it, and let its programs find their libraries."""
+        """Unpack Apptainer, and let its programs find their libraries."""
         for package in _packages():
             self.run("dpkg", "-x", str(package), f"{self.folder}/root")
         self._arrange()
@@ -50,14 +50,14 @@ class Apptainer(Server):
         settings.write_text(settings.read_text().replace(ALL, NONE))
 
     def start(self) -> None:
-        """See that it answers."""
+        """Check that Apptainer answers."""
         self.run(f"{self.programs}/apptainer", "--version")
 
     def stop(self) -> None:
-        """Do nothing: containers are children of those who run them."""
+        """Do nothing: a container is a child of the process that runs it."""
 
     def _arrange(self) -> None:
-        """Put everything where it looks: the two programs take different folders for that of the installation."""
+        """Put all files where the programs look: the two take different folders for that of the installation."""
         for name in ("usr/bin", "usr/lib", "etc"):
             (self.folder / "root" / name).rename(self.folder / Path(name).name)
         (self.folder / "var/lib/apptainer/mnt/session").mkdir(parents=True)
@@ -67,7 +67,7 @@ class Apptainer(Server):
 
 
 def _packages() -> list[Path]:
-    """Fetch the packages, once for a machine."""
+    """Download the packages, once for each machine."""
     home = cache_folder() / "apptainer"
     if not home.exists():
         with tempfile.TemporaryDirectory(dir=home.parent) as folder:

@@ -1,4 +1,4 @@
-"""AWS Batch: moto, with what it lacks (``fake/awsbatch.py``), whose jobs are containers of podman.
+"""AWS Batch: moto with the parts that it lacks (``fake/awsbatch.py``), whose jobs are containers of podman.
 
 ``python -m tests.servers.containers start`` must come before ``python -m tests.servers.awsbatch start``.
 """
@@ -32,12 +32,12 @@ class AWSBatch(Moto):
 
     @property
     def folders(self) -> dict[str, str]:
-        """What a cluster's setting `volumes` is to hold: the machine's programs, and this Python with its packages."""
+        """The value for a cluster's setting `volumes`: the machine's programs, and this Python with its packages."""
         places = [*HOST, sys.base_prefix, sys.prefix, str(ROOT)]
         return {place: place for place in dict.fromkeys(places) if os.path.isdir(place)}
 
     def start(self) -> None:
-        """Start podman's service, and moto; make a queue."""
+        """Start podman's service and moto, and create a queue."""
         socket = f"unix://{self.folder}/podman.sock"
         self._begin_process("podman", ["podman", "system", "service", "--time=0", socket], Containers().environment)
         wait_for((self.folder / "podman.sock").exists, "podman's socket")

@@ -1,4 +1,4 @@
-"""Processes whose clock is wrong, by libfaketime: what they call real time is; their monotonic clock is right."""
+"""Processes with a wrong clock, by libfaketime: their real time is wrong, their monotonic clock is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Podman with runc, an image store of its own, and a registry on loopback; images are made here, without a network.
+"""Podman with runc, its own image store, and a registry on loopback; images are built here, without a network.
 
 ``python -m tests.servers.containers start`` prints the variables that make podman find it.
 """
@@ -15,7 +15,7 @@ from tests.servers.machine import Server, ServerMissingError, cache_folder, end_
 IMAGE = "toilfn-tests/busybox:1"
 PORT = 26850
 REMOTE_IMAGE = f"127.0.0.1:{PORT}/toilfn-tests/busybox:remote"
-"""In the registry, and nowhere else until it is pulled."""
+"""An image that is only in the registry until it is pulled."""
 
 CONTAINERS = """\
 [containers]
@@ -59,7 +59,7 @@ class Containers(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where podman finds its configuration and its images."""
+        """The environment in which podman finds its configuration and its images."""
         return {
             "CONTAINERS_CONF": f"{self.folder}/containers.conf",
             "CONTAINERS_STORAGE_CONF": f"{self.folder}/storage.conf",
@@ -77,7 +77,7 @@ class Containers(Server):
         (self.folder / "registry.yml").write_text(REGISTRY.format(**values))
 
     def start(self) -> None:
-        """Start the registry, and make the images."""
+        """Start the registry, and build the images."""
         self._registry()
         with tempfile.TemporaryDirectory() as folder:
             archive = root_file_system(Path(folder))
@@ -93,13 +93,13 @@ class Containers(Server):
         end_process(self.folder / "registry.pid")
 
     def publish(self, tag: str) -> str:
-        """Put the image into the registry under another tag, and give its name there."""
+        """Put the image into the registry under another tag, and return its name there."""
         image = f"127.0.0.1:{PORT}/toilfn-tests/busybox:{tag}"
         self.run("podman", "push", "--quiet", IMAGE, f"docker://{image}")
         return image
 
     def pulls(self, tag: str) -> int:
-        """How often an image in the registry was asked for, by name, and given."""
+        """Return how often an image in the registry was requested by its name and delivered."""
         log = (self.folder / "registry.log").read_text()
         return sum(f'"GET /v2/toilfn-tests/busybox/manifests/{tag} ' in line for line in log.splitlines())
 
@@ -110,7 +110,7 @@ class Containers(Server):
 
 
 def root_file_system(folder: Path) -> Path:
-    """Build an archive of what an image has to have; the packages are fetched once."""
+    """Build an archive of the files that an image needs; the packages are downloaded once."""
     root = folder / "root"
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "data"):
         (root / name).mkdir(parents=True)

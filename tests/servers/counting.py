@@ -1,4 +1,4 @@
-"""A relay that counts requests by what they are."""
+"""A relay that counts requests by their kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.servers.relay import Answer, Relay, Request
 
 
 class Counting(Relay):
-    """Counts what it hands on, by method and by the folder of the store that is meant."""
+    """A relay that counts requests by their method and by the folder of the store that they concern."""
 
     def __init__(self, upstream: int) -> None:
         super().__init__(upstream)

@@ -13,7 +13,7 @@ from distributed import LocalCluster
 
 @contextmanager
 def sockets_collected() -> Iterator[None]:
-    """Have the sockets that dask leaves open collected at the end, lest later tests be blamed for them."""
+    """Collect the sockets that dask leaves open, so that they are not reported as faults of later tests."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A Docker engine with a socket and images of its own; the image is made here, without a network.
+"""A Docker engine with its own socket and images; the image is built here, without a network.
 
 ``python -m tests.servers.docker start`` prints the variable that makes its commands find it.
 """
@@ -14,7 +14,7 @@ from tests.servers.machine import Server, ServerMissingError, end_process, main,
 
 
 class DockerEngine(Server):
-    """Docker's daemon. Containers have no network, as the machine's own is left alone."""
+    """Docker's daemon. Containers have no network, because the machine's network is left alone."""
 
     name = "docker"
     packages = ("docker.io",)
@@ -22,16 +22,16 @@ class DockerEngine(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where docker's commands find the daemon."""
+        """The environment in which docker's commands find the daemon."""
         return {"DOCKER_HOST": f"unix://{self.folder}/docker.sock"}
 
     def configure(self) -> None:
-        """Everything is said on the command line."""
+        """Check that the daemon can be started here; all its settings are on the command line."""
         if os.getuid():
             raise ServerMissingError("Docker's daemon is tried as root only")
 
     def start(self) -> None:
-        """Start the daemon, and make the image."""
+        """Start the daemon, and build the image."""
         places = [f"--{name}={self.folder}/{name}" for name in ("data-root", "exec-root", "pidfile")]
         network = ["--bridge=none", "--iptables=false", "--ip6tables=false"]
         start_daemon(self.folder, "dockerd", "dockerd", "--host", self.environment["DOCKER_HOST"], *places, *network)

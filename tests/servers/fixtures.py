@@ -1,4 +1,4 @@
-"""Fixtures of the servers that several rooms' tests use; import them into the test module that needs them."""
+"""Fixtures of servers for the tests of several rooms; import them into the test module that needs them."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ def gridengine_server() -> Iterator[GridEngine]:
 
 @pytest.fixture(scope="session")
 def containers() -> Iterator[Containers]:
-    """Podman, which works in this process and in what it starts, with images."""
+    """Podman with images, which works in this process and its children."""
     yield from serve(Containers())
 
 
 @pytest.fixture(scope="session")
 def apptainer_server() -> Iterator[Apptainer]:
-    """Apptainer's programs, which no test sees that does not ask for them."""
+    """Apptainer's programs, which only tests find that request them."""
     yield from serve(Apptainer())
 
 
 @pytest.fixture(scope="session")
 def udocker_server() -> Iterator[Udocker]:
-    """Udocker's program, which no test sees that does not ask for it."""
+    """Udocker's program, which only tests find that request it."""
     yield from serve(Udocker())
 
 
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[DockerEngine]:
-    """A Docker daemon that docker's command finds in this process and in what it starts, with an image."""
+    """A Docker daemon with an image, which docker's command finds in this process and its children."""
     yield from serve(DockerEngine())
 
 
 @pytest.fixture(scope="session")
 def images(containers: Containers) -> Containers:
-    """Podman, with Debian and Python under the names that public suites of tests ask for."""
+    """Podman, with Debian and Python under the names that public test suites use."""
     try:
         add_images(containers)
     except ServerMissingError as error:
@@ -77,7 +77,7 @@ def images(containers: Containers) -> Containers:
 
 @pytest.fixture(scope="session")
 def prometheus() -> Iterator[Prometheus]:
-    """A running Prometheus that scrapes what tests name."""
+    """A running Prometheus that scrapes the addresses that tests name."""
     yield from serve(Prometheus())
 
 
@@ -89,37 +89,37 @@ def radosgw_server() -> Iterator[RadosGateway]:
 
 @pytest.fixture(scope="session")
 def gcs_server() -> Iterator[GoogleStorage]:
-    """What stands in for Google Cloud Storage, and keeps its preconditions."""
+    """A stand-in for Google Cloud Storage, which respects its preconditions."""
     yield from serve(GoogleStorage())
 
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[Moto]:
-    """What stands in for AWS, with any credentials in the environment of this process."""
+    """A stand-in for AWS, with any credentials in the environment of this process."""
     yield from serve(Moto())
 
 
 @pytest.fixture(scope="session")
 def awsbatch_server(containers: Containers) -> Iterator[AWSBatch]:
-    """What stands in for AWS Batch, with any credentials in the environment of this process."""
+    """A stand-in for AWS Batch, with any credentials in the environment of this process."""
     yield from serve(AWSBatch())
 
 
 @pytest.fixture
 def alone() -> None:
-    """For tests that disturb a server: no other test uses it meanwhile."""
+    """Keep other tests from using a server while this test disturbs it."""
 
 
 @pytest.fixture
 def apptainer(apptainer_server: Apptainer, containers: Containers, monkeypatch: pytest.MonkeyPatch) -> Containers:
-    """Apptainer for one test, also as singularity; gives the server that has the registry."""
+    """Apptainer for one test, also as singularity; yields the server that has the registry."""
     monkeypatch.setenv("PATH", f"{apptainer_server.programs}:{os.environ['PATH']}")
     return containers
 
 
 @pytest.fixture
 def udocker(udocker_server: Udocker, containers: Containers, monkeypatch: pytest.MonkeyPatch) -> Containers:
-    """Udocker for one test, with a user's own folder that is empty; gives the server that has the registry."""
+    """Udocker for one test, with an empty folder of the user; yields the server that has the registry."""
     monkeypatch.setenv("PATH", f"{udocker_server.programs}:{os.environ['PATH']}")
     return containers
 

@@ -1,4 +1,4 @@
-"""Google Cloud Storage: an emulator, and before it a relay that keeps the preconditions that the emulator ignores.
+"""Google Cloud Storage: an emulator, behind a relay that checks the preconditions that the emulator ignores.
 
 ``ifGenerationMatch=0`` lets one of several writers of an object win; any other condition is refused, since nothing
 of ours sends one. ``python -m tests.servers.gcs start`` prints the variables with which Google's tools find it.
@@ -21,7 +21,7 @@ PORT, EMULATOR_PORT = 27490, 27491
 
 
 class Strict(Relay):
-    """Keeps preconditions: of writes with ``ifGenerationMatch=0`` to one name, one succeeds."""
+    """A relay that checks preconditions: of writes with ``ifGenerationMatch=0`` to one name, one succeeds."""
 
     def __init__(self, upstream: int, port: int = 0) -> None:
         super().__init__(upstream, port)
@@ -29,7 +29,7 @@ class Strict(Relay):
         self._uploads: dict[str, str] = {}
 
     def answer(self, request: Request) -> Answer:
-        """Refuse what the real server refuses."""
+        """Refuse requests that the real server refuses."""
         parts = urllib.parse.urlsplit(request.path)
         query = dict(urllib.parse.parse_qsl(parts.query))
         unknown = [name for name in query if name.startswith("if") and name != "ifGenerationMatch"]
@@ -69,7 +69,7 @@ def written_name(request: Request, query: dict[str, str]) -> str:
 
 
 def refusal(status: int, message: str) -> Answer:
-    """Say no as Google does."""
+    """Refuse a request as Google does."""
     body = json.dumps({"error": {"code": status, "message": message}}).encode()
     return Answer(status, [("Content-Type", "application/json")], body)
 
@@ -83,16 +83,16 @@ class GoogleStorage(Server):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address at which the server listens."""
         return f"http://127.0.0.1:{PORT}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where gcsfs finds it, and that there is no gRPC."""
+        """The environment in which gcsfs finds the server, without gRPC."""
         return {"STORAGE_EMULATOR_HOST": self.url, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 
     def configure(self) -> None:
-        """Need nothing but the program."""
+        """Check that the program is installed; the server needs nothing else."""
         if shutil.which("gcp-storage-emulator", path=str(Path(sys.executable).parent)) is None:
             raise ServerMissingError("the emulator is not installed: pip install gcp-storage-emulator")
 

@@ -1,4 +1,4 @@
-"""Google's cloud in this process, strict about what it is sent: it is made from the public discovery documents.
+"""Google's cloud in this process, strict about requests: it is made from the public discovery documents.
 
 Each request must be a method of compute, container, iam or cloudresourcemanager, with parameters and a body that the
 method's schema knows. Changes of compute are operations that must be polled until they are done.
@@ -65,7 +65,7 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
     "cloudresourcemanager.projects.getIamPolicy": ("resourcemanager.projects.getIamPolicy",),
     "cloudresourcemanager.projects.setIamPolicy": ("resourcemanager.projects.setIamPolicy",),
 }
-"""What each method needs; those of machines depend on what they have."""
+"""The permissions that each method needs; those for machines depend on the machine."""
 
 
 class RefusalError(Exception):
@@ -117,7 +117,7 @@ def _methods() -> dict[str, list[Method]]:
 
 
 def check(schema: dict[str, Any], value: Any, schemas: dict[str, Any], path: str) -> None:
-    """Refuse a value that is not as its schema says, or has a field that only Google may write."""
+    """Refuse a value that does not match its schema, or has a field that only Google may write."""
     if "$ref" in schema:
         schema = schemas[schema["$ref"]]
     kind = schema.get("type", "any")
@@ -208,14 +208,14 @@ class FakeGoogle(BaseAdapter):
         self._requests: set[str] = set()
 
     def session(self) -> requests.Session:
-        """A session whose requests come here."""
+        """A session whose requests arrive here."""
         session = requests.Session()
         session.trust_env = False  # reads all variables for each request, which takes longer than the rest
         session.mount("https://", self)
         return session
 
     def close(self) -> None:
-        """There is no connection."""
+        """Do nothing: this adapter has no connection."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
         call = len(self.calls)
@@ -276,7 +276,7 @@ class FakeGoogle(BaseAdapter):
     # Operations
 
     def _operation(self, method: str, scope: str, end: Callable[[], None]) -> dict[str, Any]:
-        """Begin a change, which ends when it is polled for the second time."""
+        """Begin a change, which ends when it is polled the second time."""
         self._number += 1
         name = f"operation-{self._number}"
         place = scope.partition("/")
@@ -398,7 +398,7 @@ class FakeGoogle(BaseAdapter):
     def _created(
         self, method: str, scope: str, create: Callable[[], None], end: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
-        """Begin to make something, which is there at once, or only when the operation ends."""
+        """Begin to create a resource, which exists at once, or only when the operation ends."""
         is_slow = self.is_slow
         if not is_slow:
             create()

@@ -75,7 +75,7 @@ COMPLEXES = "h_vmem h_vmem MEMORY <= YES YES 1G 0\ngpu gpu INT <= YES YES 0 0\n"
 
 
 class GridEngine(Server):
-    """A cluster of one host with four slots, 8 GB to give and two pretended GPUs."""
+    """A cluster of one host with four slots, 8 GB of memory and two pretended GPUs."""
 
     name = "gridengine"
     packages = ("gridengine-master", "gridengine-exec", "gridengine-client")
@@ -83,15 +83,15 @@ class GridEngine(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Which cell the commands talk to."""
+        """The environment with the cell that the commands talk to."""
         return {"SGE_ROOT": str(ROOT), "SGE_CELL": "default"}
 
     def pid_files(self) -> Iterable[Path]:
-        """Return qmaster's; it lies where the package has it."""
+        """Return qmaster's file with its process id, which is where the package has it."""
         return [SPOOL / "qmaster/qmaster.pid"]
 
     def configure(self) -> None:
-        """Build the cell anew, as the package's installation does."""
+        """Build a new cell, as the package's installation does."""
         if os.getuid():
             raise ServerMissingError("Grid Engine's daemons must be started by root")
         if alive(SPOOL / "qmaster/qmaster.pid"):
@@ -137,12 +137,12 @@ class GridEngine(Server):
         wait_for(lambda: self.run("qconf", "-sh"), "sge_qmaster")
 
     def stop_controller(self) -> None:
-        """Stop qmaster alone: its commands fail, running jobs go on."""
+        """Stop qmaster alone: its commands fail, and running jobs continue."""
         end_process(SPOOL / "qmaster/qmaster.pid")
 
     @contextlib.contextmanager
     def limit(self, name: str, value: int) -> Iterator[None]:
-        """Set a limit of the site's for a while."""
+        """Set a limit of the site for some time."""
         self._change("global", "-sconf", "-Mconf", {name: str(value)}, skip=1)
         try:
             yield
@@ -166,7 +166,7 @@ class GridEngine(Server):
         self._give(name, change, self._replaced("".join(shown), values))
 
     def _template(self, option: str, name: str) -> str:
-        """What qconf would open in an editor."""
+        """Return the text that qconf would open in an editor."""
         command = ["qconf", option, name]
         environment = os.environ | self.environment | {"EDITOR": "cat"}
         shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout

@@ -1,4 +1,4 @@
-"""Debian with Python as a container image, made here under the names that public suites of tests ask for.
+"""Debian with Python as a container image, built here under the names that public test suites use.
 
 ``python -m tests.servers.containers start`` and then ``python -m tests.servers.images`` has it at hand.
 """
@@ -38,7 +38,7 @@ TAGS = (
 )
 
 BASH_TAGS = ("bash:4.4", "bash:4.4.12", "bash:latest")
-"""Names of images whose entry point is a script that hands what is no command to bash."""
+"""Names of images whose entry point is a script that passes everything except commands to bash."""
 
 ENTRY_POINT = """\
 #!/bin/sh
@@ -58,7 +58,7 @@ UNWANTED = ("var/lib/apt/lists", "var/cache/apt", "usr/share/doc", "usr/share/ma
 
 
 def add_images(server: Containers) -> None:
-    """Return the engine the images, if it has not got them yet."""
+    """Load the images into the engine, if it does not have them yet."""
     with (server.folder / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if DEBIAN in server.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}"):
@@ -70,7 +70,7 @@ def add_images(server: Containers) -> None:
 
 
 def debian_archive() -> Path:
-    """The root file system, as a tar file that is made once and kept.
+    """Return the root file system, as a tar file that is made once and kept.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from tests.servers.kubernetes_build import build, build_in_background, programs_
 from tests.servers.machine import Server, alive, end_process, main, wait_for
 
 PORT = 26860
-"""The API server's. The next ones belong to the controllers, the scheduler, the nodes and etcd."""
+"""The port of the API server. The next ports belong to the controllers, the scheduler, the nodes and etcd."""
 
 IMAGE = "toilfn-tests/worker:1"
 """The only image that the nodes have."""
@@ -45,7 +45,7 @@ GATES = "--feature-gates=TTLAfterFinished=true"
 
 
 class Kubernetes(Server):
-    """Three nodes: one for everybody, one that is preemptible, one with accelerators."""
+    """Three nodes: one for all pods, one that is preemptible, one with accelerators."""
 
     name = "kubernetes"
     packages = ("golang-go", "etcd-server", "openssl")
@@ -53,11 +53,11 @@ class Kubernetes(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where kubectl and the client find the configuration."""
+        """The environment in which kubectl and the client find the configuration."""
         return {"KUBECONFIG": f"{self.folder}/kubeconfig"}
 
     def configure(self) -> None:
-        """Build the programs if they are not there; write the configuration, the certificate and the token."""
+        """Build the programs if they do not exist; write the configuration, the certificate and the token."""
         build()
         self.folder.chmod(0o755)
         (self.folder / "kubeconfig").write_text(KUBECONFIG.format(port=PORT, folder=self.folder, token=TOKEN))
@@ -67,7 +67,7 @@ class Kubernetes(Server):
         self.run("openssl", "req", "-x509", "-days", "30", *key, f"{self.folder}/server.crt", *names)
 
     def start(self) -> None:
-        """Start everything, in the order in which each needs the one before."""
+        """Start all daemons, each after the one that it needs."""
         self._etcd()
         self.start_api()
         self.start_controllers()
@@ -103,11 +103,11 @@ class Kubernetes(Server):
         wait_for(lambda: self.ask("/api/v1/namespaces/default"), "the namespace", 60)
 
     def stop_api(self) -> None:
-        """Stop the API server alone: what runs goes on."""
+        """Stop the API server alone: running pods continue."""
         end_process(self.folder / "kube-apiserver.pid")
 
     def start_controllers(self) -> None:
-        """Start controllers and scheduler, anew if they run: after an absence of the API these wait for long."""
+        """Start or restart controllers and scheduler, which wait for long after an absence of the API."""
         for name in ("kube-scheduler", "kube-controller-manager"):
             end_process(self.folder / f"{name}.pid")
         certificate = ["--tls-cert-file=server.crt", "--tls-private-key-file=server.key", "--port=0"]

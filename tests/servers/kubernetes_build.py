@@ -1,4 +1,4 @@
-"""Builds a real Kubernetes from Debian's source package, once for a machine.
+"""Build a real Kubernetes from Debian's source package, once for each machine.
 
 There is no Debian package of the control plane, and its binaries are not published where tests may fetch them.
 They are kept in the folder of ``TOILFN_TEST_CACHE``, by default ``~/.cache/toilfn-tests``.
@@ -30,12 +30,12 @@ def programs_folder() -> Path:
 
 
 def is_built() -> bool:
-    """Return whether all programs are there."""
+    """Return whether all programs exist."""
     return all((programs_folder() / name).exists() for name in PROGRAMS)
 
 
 def build() -> Path:
-    """Build the programs unless they are there, or wait until somebody else has built them; give their folder."""
+    """Build the programs unless they exist, or wait until another process has built them; return their folder."""
     folder = programs_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -73,7 +73,7 @@ def _build(folder: Path) -> None:
 
 
 def _source(work: Path) -> Path:
-    """Fetch Debian's source package, with a state of apt's own: the machine's is left alone."""
+    """Download Debian's source package, with a separate state of apt: the machine's state is left alone."""
     unpacked = list(work.glob("kubernetes-*/"))
     if unpacked:
         return unpacked[0]
@@ -91,13 +91,13 @@ def _source(work: Path) -> Path:
 
 
 def _apt_sources() -> str:
-    """Name the sources of the machine's own Debian mirrors."""
+    """Return the source lines of the machine's own Debian mirrors."""
     what = ["--format", "deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages", "Origin: Debian"]
     return _run(["apt-get", "indextargets", *what], Path("/"))
 
 
 def _link(work: Path, source: Path) -> None:
-    """Put the source where Go looks for a package: without modules, its ``vendor`` folder is all it needs."""
+    """Put the source where Go looks for a package: without modules, Go only needs its ``vendor`` folder."""
     place = work / "go" / "src" / "k8s.io" / "kubernetes"
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.is_symlink():
@@ -130,7 +130,7 @@ def _described(source: Path) -> list[str]:
 
 
 def _version(source: Path) -> str:
-    """Tell the linker which version this is; nothing else would."""
+    """Return the linker flags with the version, which Go takes from nowhere else."""
     version = source.name.removeprefix("kubernetes-")
     major, minor = version.split(".")[:2]
     values = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}

@@ -1,4 +1,4 @@
-"""Stand-ins for nodes: what the real scheduler binds to them runs as processes of this machine.
+"""Stand-ins for nodes: pods that the real scheduler binds to them run as processes of this machine.
 
 ``python -m tests.servers.kubernetes_node FOLDER``, where FOLDER is the server's. Each pod has a mount namespace of its
 own, in which its volumes really are where it asked for them, and its memory limit and deadline are kept. Images are
@@ -64,7 +64,7 @@ class Api:
             return json.load(response)
 
     def status(self, pod: Pod, status: dict[str, Any]) -> None:
-        """Report a pod's status; also while the server is away for a while. A pod that is gone has none."""
+        """Report a pod's status, repeatedly while the server does not answer. A pod that is gone has no status."""
         for _ in range(120):
             try:
                 self.ask("PATCH", f"{path_of(pod)}/status", {"status": status}, MERGE)
@@ -125,7 +125,7 @@ class Running:
         self.report("Pending", {"waiting": {"reason": reason, "message": message}})
 
     def volumes(self) -> str | None:
-        """Build the shell commands that mount what the pod wants; None if there is no such thing."""
+        """Build the shell commands that mount the pod's volumes; None if a volume does not exist."""
         volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
         places = {}
         for mount in self.container.get("volumeMounts", []):
@@ -146,7 +146,7 @@ class Running:
         return " && ".join([*lines, 'exec "$@"'])
 
     def overlay(self, number: int, folder: Path) -> str:
-        """Build the command after which the pod can make folders within one of the machine, unseen by others."""
+        """Build the command that lets the pod make folders inside one of the machine, which others do not see."""
         upper, work = self.folder / f"upper-{number}", self.folder / f"work-{number}"
         upper.mkdir()
         work.mkdir()
@@ -205,7 +205,7 @@ class Running:
         self.report("Running", {"running": {"startedAt": self.started}})
 
     def watch(self) -> None:
-        """Wait until the process ends, or has to."""
+        """Wait until the process ends or must be ended."""
         assert self.process is not None
         limit = quantity(self.container.get("resources", {}).get("limits", {}).get("memory", "0"))
         deadline = time.monotonic() + self.spec.get("activeDeadlineSeconds", 10**9)
@@ -264,7 +264,7 @@ class Running:
 
 
 class Nodes:
-    """Some nodes, by default all that are always there, and the pods that run on them."""
+    """Some nodes, by default all permanent ones, and the pods that run on them."""
 
     def __init__(self, api: Api, folder: Path, nodes: dict[str, dict[str, Any]] | None = None) -> None:
         self.api, self.folder, self.nodes = api, folder, nodes or NODES
@@ -284,7 +284,7 @@ class Nodes:
             self.api.ask("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, MERGE)
 
     def follow(self) -> None:
-        """Do what is asked, until told to stop."""
+        """Run and end pods as the API server says, until the nodes are stopped."""
         while not self.is_stopped.is_set():
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
                 listed = self.api.ask("GET", "/api/v1/pods")
@@ -308,7 +308,7 @@ class Nodes:
             self.running[uid] = Running(self.api, self.folder, pod)
 
     def remove(self, pod: Pod) -> None:
-        """End a pod's process, then say that it is gone."""
+        """End a pod's process, then report that the pod is gone."""
         running = self.running.get(pod["metadata"]["uid"])
         if running is not None:
             running.is_unwanted.set()
@@ -376,14 +376,14 @@ def expand(text: str, variables: dict[str, str]) -> str:
 
 
 def quantity(text: str) -> float:
-    """Read an amount of memory."""
+    """Parse an amount of memory."""
     match = re.fullmatch(r"(\d+)(Ki|Mi|Gi|k|M|G)?", text)
     assert match is not None, text
     return int(match[1]) * {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
 
 
 def memory(pid: int) -> int:
-    """Add up what a process and all that it started use."""
+    """Return the memory that a process and its descendants use together."""
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""What all real servers of the tests share: one of each on a machine, started by the first that needs it.
+"""The common part of all real servers of the tests: one of each on a machine, started by its first user.
 
 A server's folder holds a lock and one file for each process that uses it. The last one to leave stops it, so
 parallel test processes share one server, and `python -m tests.servers.slurm start` keeps one up by hand.
@@ -30,7 +30,7 @@ S = TypeVar("S", bound="Server")
 
 
 class ServerMissingError(Exception):
-    """The server cannot run on this machine; says why."""
+    """The server cannot run on this machine; the message says why."""
 
 
 class Server(ABC):
@@ -84,7 +84,7 @@ class Server(ABC):
         return done.stdout
 
     def acquire(self, user: str) -> None:
-        """Start it if nobody did."""
+        """Start the server if it does not run."""
         with self._locked():
             install(self)
             users = self._users()
@@ -95,7 +95,7 @@ class Server(ABC):
             (self.folder / "users" / user).write_text(user)
 
     def release(self, user: str) -> None:
-        """Stop it if nobody else uses it."""
+        """Stop the server if it has no other user."""
         with self._locked():
             (self.folder / "users" / user).unlink(missing_ok=True)
             if not self._users():
@@ -103,7 +103,7 @@ class Server(ABC):
 
     @contextlib.contextmanager
     def used(self, *, alone: bool) -> Iterator[None]:
-        """Keep those out who want it alone; or everybody else."""
+        """Keep out users who want the server alone, or all other users."""
         with (self.folder / "use.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
@@ -117,7 +117,7 @@ class Server(ABC):
             raise
 
     def _users(self) -> list[str]:
-        """Who uses it: live processes, and a person for as long as a daemon runs, which ends with the machine."""
+        """Return the users of the server: live processes, and a person as long as a daemon of the server runs."""
         found = (self.folder / "users").glob("*")
         return [path.name for path in found if (self._runs() if path.name == BY_HAND else alive(path))]
 
@@ -125,7 +125,7 @@ class Server(ABC):
         return any(alive(path) for path in self.pid_files())
 
     def _clear(self) -> None:
-        """Stop what a killed test run left behind, and begin with an empty folder."""
+        """Stop daemons that a killed test run left behind, and begin with an empty folder."""
         if self.folder.exists():
             self.stop()
             unmount(self.folder)
@@ -184,20 +184,20 @@ def missing(error: ServerMissingError) -> NoReturn:
 
 
 def cache_folder() -> Path:
-    """Where what takes long to fetch or to make is kept between test runs: ``TOILFN_TEST_CACHE``, or in the home."""
+    """Return the folder for files that take long to download or build: ``TOILFN_TEST_CACHE``, or one in the home."""
     folder = Path(os.environ.get("TOILFN_TEST_CACHE") or Path.home() / ".cache" / "toilfn-tests")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def debian_mirror() -> list[str]:
-    """Where this machine has the packages of its Debian from; nothing if apt does not know."""
+    """Return the address of this machine's Debian mirror; empty if apt does not know it."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Codename: bookworm"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()[:1]
 
 
 def wait_for(condition: Callable[[], object], what: str, limit: float = 120.0) -> None:
-    """Wait until a condition holds; what it raises counts as not yet."""
+    """Wait until a condition holds; if it raises, it does not hold yet."""
     end = time.monotonic() + limit
     while True:
         with contextlib.suppress(RuntimeError, OSError, subprocess.TimeoutExpired):

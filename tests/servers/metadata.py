@@ -1,4 +1,4 @@
-"""A stand-in for the metadata that clouds show inside each machine: strict about how it is asked."""
+"""A stand-in for the metadata that clouds show inside each machine: strict about the form of requests."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Metadata(http.server.ThreadingHTTPServer):
         self.is_taken = True
 
     def withdraw(self) -> None:
-        """Announce nothing any more."""
+        """Withdraw the announcement."""
         self.is_taken = False
 
     def expire_tokens(self) -> None:
-        """Refuse the tokens that were given out so far."""
+        """Refuse all tokens issued so far."""
         self.tokens.clear()
 
 

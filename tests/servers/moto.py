@@ -1,4 +1,4 @@
-"""moto's server: it stands in for what the RADOS gateway lacks, such as encryption by AWS's own keys.
+"""moto's server: a stand-in for features that the RADOS gateway lacks, such as encryption by AWS's own keys.
 
 It honours conditional writes at the end of uploads in parts, too, and checks no credentials.
 """
@@ -26,12 +26,12 @@ class Moto(Server):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address at which the server listens."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Credentials, which it does not check: those of the RADOS gateway, which may be used beside it."""
+        """Credentials, which moto does not check: those of the RADOS gateway, which may run beside it."""
         return RadosGateway().environment
 
     def configure(self) -> None:

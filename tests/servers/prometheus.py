@@ -1,4 +1,4 @@
-"""Debian's Prometheus, with docker/prometheus.yml: it scrapes what tests name, each second."""
+"""Debian's Prometheus, with docker/prometheus.yml: it scrapes the addresses that tests name, each second."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Prometheus(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Nothing: tests ask it by `ask`."""
+        """No variables: tests query it with `ask`."""
         return {}
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The address at which it answers."""
         return f"http://127.0.0.1:{(self.folder / 'port').read_text()}"
 
     def configure(self) -> None:
@@ -60,13 +60,13 @@ class Prometheus(Server):
         end_process(self.folder / "prometheus.pid")
 
     def scrape(self, job: str, url: str) -> None:
-        """Have a job of the configuration scrape a server, and no other one."""
+        """Let a job of the configuration scrape one server, and no other."""
         draft = self.folder / f"{job}.draft"
         draft.write_text(json.dumps([{"targets": [urllib.parse.urlsplit(url).netloc]}]))
         draft.replace(self.folder / f"{job}.json")
 
     def ask(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series that an expression has now."""
+        """Return the present series of an expression."""
         answer = json.loads(self._get(f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"))
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found

@@ -69,7 +69,7 @@ rgw_crypt_s3_kms_encryption_keys={kms_key}=dGhpcnR5LXR3byBieXRlcywgZm9yIHRlc3RzI
 
 
 class RadosGateway(Server):
-    """S3 with the buckets that tests make."""
+    """S3 with the buckets that tests create."""
 
     name = "radosgw"
     packages = ("ceph-mon", "ceph-osd", "radosgw")
@@ -78,22 +78,22 @@ class RadosGateway(Server):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address at which the gateway listens."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def monitor(self) -> str:
-        """Where its monitor listens."""
+        """The address at which its monitor listens."""
         return f"[v2:127.0.0.1:{self.port - 80},v1:127.0.0.1:{self.port - 79}]"
 
     def requests(self) -> dict[str, int]:
-        """Return how many requests the gateway has had: all, those that wrote an object, and those that read one."""
+        """Return the numbers of requests to the gateway: all, those that wrote an object, and those that read one."""
         counted = json.loads(self._ceph("ceph", "daemon", f"{self.folder}/run/client.rgw.asok", "perf", "dump", "rgw"))
         return {name: counted["rgw"][name] for name in ("req", "put", "get")}
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the drivers of S3 read, for this process and all that it starts."""
+        """Variables that the drivers of S3 read, for this process and its descendants."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -104,7 +104,7 @@ class RadosGateway(Server):
         }
 
     def pid_files(self) -> Iterable[Path]:
-        """Return those of Ceph's daemons."""
+        """Return the pid files of Ceph's daemons."""
         return (self.folder / "run").glob("*.pid")
 
     def configure(self) -> None:
@@ -118,7 +118,7 @@ class RadosGateway(Server):
         self.run("monmaptool", "--create", "--fsid", self._fsid, "--addv", "a", self.monitor, f"{self.folder}/monmap")
 
     def start(self) -> None:
-        """Start the monitor, the storage daemon and the gateway, each when the one before answers."""
+        """Start the monitor, the storage daemon and the gateway, each once the previous one answers."""
         self._ceph("ceph-mon", "--mkfs", "-i", "a", "--monmap", f"{self.folder}/monmap")
         self._ceph("ceph-mon", "-i", "a")
         wait_for(lambda: self._ceph("ceph", "-s"), "the monitor")

@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 
 class Received(NamedTuple):
-    """What a client sent."""
+    """A request that a client sent."""
 
     path: str
     headers: dict[str, str]
-    """By their names in lower case."""
+    """The headers, by their names in lower case."""
     body: bytes
 
 
 class Receiver(ThreadingHTTPServer):
-    """Listens on loopback, and answers every POST with the same status.
+    """A server that listens on loopback and answers every POST with the same status.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Receiver(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The address for clients."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 

@@ -1,4 +1,4 @@
-"""A server that hands HTTP requests on to another one; subclasses meddle with them."""
+"""A server that forwards HTTP requests to another one; subclasses alter them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", 
 
 
 class Request(NamedTuple):
-    """What a client asks."""
+    """A request of a client."""
 
     method: str
     path: str
@@ -25,17 +25,17 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What it is told."""
+    """The answer to a client."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
     cut: int | None = None
-    """Close the connection after so many bytes of the body, if given; -1 for before anything is said."""
+    """Close the connection after this number of bytes of the body, if given; -1 for before the answer begins."""
 
 
 class Relay(ThreadingHTTPServer):
-    """Listens on loopback. Requests and answers are held whole.
+    """A relay on loopback. Requests and answers are kept whole in memory.
 
     Parameters
     ----------
@@ -54,15 +54,15 @@ class Relay(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The address for clients."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def answer(self, request: Request) -> Answer:
-        """Return what a client is told."""
+        """Return the answer to a client."""
         return self.ask(request)
 
     def ask(self, request: Request) -> Answer:
-        """Ask the server behind."""
+        """Send a request to the server behind the relay."""
         connection = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
         try:
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
@@ -94,7 +94,7 @@ class Relay(ThreadingHTTPServer):
             self.server_close()
 
     def handle_error(self, *about: object) -> None:
-        """Say nothing of clients that hang up."""
+        """Print nothing about clients that close the connection."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             traceback.print_exc()
 

@@ -1,4 +1,4 @@
-"""A real Slurm: munge, slurmdbd on a MariaDB of its own, slurmctld, and several slurmd as nodes of one machine.
+"""A real Slurm: munge, slurmdbd with its own MariaDB, slurmctld, and several slurmd as nodes of one machine.
 
 ``python -m tests.servers.slurm start`` prints the variables that make Slurm's commands find it.
 """
@@ -96,7 +96,7 @@ class Slurm(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where Slurm's commands find the configuration, and the database its socket."""
+        """The environment in which Slurm's commands find the configuration, and the database its socket."""
         return {"SLURM_CONF": f"{self.folder}/slurm.conf", "MYSQL_UNIX_PORT": f"{self.folder}/mysql.sock"}
 
     def configure(self) -> None:
@@ -112,7 +112,7 @@ class Slurm(Server):
         self._private("munge.key", os.urandom(1024))
 
     def start(self) -> None:
-        """Start everything, in the order in which each needs the one before."""
+        """Start all daemons, each after the one that it needs."""
         self._munge()
         self._mariadb()
         self._daemon("slurmdbd")
@@ -138,7 +138,7 @@ class Slurm(Server):
         wait_for(lambda: "UP" in self.run("scontrol", "ping"), "slurmctld")
 
     def stop_controller(self) -> None:
-        """Stop slurmctld alone: its commands fail, running jobs go on."""
+        """Stop slurmctld alone: its commands fail, and running jobs continue."""
         end_process(self.folder / "slurmctld.pid")
 
     def start_node(self, node: str) -> None:
@@ -146,11 +146,11 @@ class Slurm(Server):
         self._daemon("slurmd", "-N", node)
 
     def stop_node(self, node: str) -> None:
-        """Stop a node's slurmd; its jobs go on until the controller gives the node up."""
+        """Stop a node's slurmd; its jobs continue until the controller gives the node up."""
         end_process(self.folder / f"slurmd-{node}.pid")
 
     def is_idle(self) -> bool:
-        """Return whether all nodes are there and have nothing to do."""
+        """Return whether all nodes are up and idle."""
         return set(self.run("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}
 
     def _daemon(self, program: str, *arguments: str) -> None:

@@ -134,7 +134,7 @@ class SlurmCloud(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where Slurm's commands find the configuration."""
+        """The environment in which Slurm's commands find the configuration."""
         return {"SLURM_CONF": f"{self.folder}/slurm.conf"}
 
     def configure(self) -> None:
@@ -193,13 +193,13 @@ class SlurmCloud(Server):
         return alive(self.folder / f"slurmd-{node}.pid")
 
     def log(self) -> str:
-        """Return what Slurm asked of its programs, and what they said."""
+        """Return the calls of Slurm's programs and their output."""
         path = self.folder / "power.log"
         return path.read_text() if path.exists() else ""
 
 
 def program(action: str, nodes: str) -> None:
-    """Do what Slurm asks of its ResumeProgram or SuspendProgram."""
+    """Do the work of Slurm's ResumeProgram or SuspendProgram."""
     server = SlurmCloud()
     machines, names = LocalMachines(server.folder), expand(nodes)
     print(action, names, flush=True)

@@ -1,4 +1,4 @@
-"""A real OpenSSH server for one test user, and the programs that check what machines boot with."""
+"""A real OpenSSH server for one test user, and the programs that check the boot data of machines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PermitRootLogin prohibit-password
 
 
 class SecureShell(Server):
-    """sshd on loopback; ``user`` in its folder is the private key that may log in."""
+    """sshd on loopback; ``user`` in its folder is the private key for logging in."""
 
     name = "sshd"
     packages = ("cloud-init", "openssh-client", "openssh-server", "rsync", "shellcheck")
@@ -34,17 +34,17 @@ class SecureShell(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Nothing: clients are told where it is."""
+        """No variables: clients get the address from the test."""
         return {}
 
     @property
     def host_key(self) -> str:
-        """Its public host key."""
+        """The public host key."""
         return self.folder.joinpath("host.pub").read_text().strip()
 
     @property
     def identity(self) -> str:
-        """The file of the private key that may log in."""
+        """The file of the private key for logging in."""
         return str(self.folder / "user")
 
     def configure(self) -> None:

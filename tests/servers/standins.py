@@ -36,7 +36,7 @@ exec "$real" "$@"
 
 
 class StandIns:
-    """Stand-ins for some commands, in a folder of their own.
+    """Stand-ins for some commands, in their own folder.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ class StandIns:
 
     @property
     def path(self) -> str:
-        """PATH with the stand-ins before everything else."""
+        """The PATH, with the stand-ins first."""
         return f"{self.bin}:{self._before}"
 
     def next(self, command: str, fault: str, times: int = 1) -> None:
-        """Let the next calls of a command go wrong, each once."""
+        """Give each of the next calls of a command a fault, once."""
         for _ in range(times):
             self._count += 1
             draft = self.folder / f"draft-{self._count}"
@@ -76,7 +76,7 @@ class StandIns:
             draft.rename(self.folder / f"{command}.next" / f"{self._count:06}")
 
     def always(self, command: str, fault: str) -> None:
-        """Let all calls of a command go wrong from now on; an empty fault ends that."""
+        """Give all further calls of a command a fault; an empty fault ends that."""
         place = self.folder / f"{command}.always"
         if fault:
             draft = self.folder / f"draft-{command}"
@@ -95,7 +95,7 @@ class StandIns:
 
 
 def refuse(words: str, status: int = 1) -> str:
-    """Say something on standard error, and fail; the real command does not run."""
+    """Print a message on standard error, and fail; the real command does not run."""
     return f"printf '%s\\n' {shlex.quote(words)} >&2\nexit {status}\n"
 
 
@@ -141,5 +141,5 @@ def killed(name: str = "KILL") -> str:
 
 
 def gone() -> str:
-    """Answer as a shell does where the command, or its interpreter, is not there."""
+    """Answer like a shell that does not find the command or its interpreter."""
     return refuse("command not found", 127)

@@ -1,4 +1,4 @@
-"""Udocker, the real one, in a folder of its own, with Debian's PRoot in place of the one that it would fetch.
+"""The real Udocker, in its own folder, with Debian's PRoot instead of the one that it would download.
 
 ``python -m tests.servers.udocker start`` makes it; its program is then to be added to the PATH.
 """
@@ -15,7 +15,7 @@ from tests.servers.machine import Server, ServerMissingError, main
 
 VERSION = "udocker==1.3.17"
 TOOLS = "1.2.11"
-"""The release of its tools that it asks for; it fetches them unless it finds this number."""
+"""The release of its tools that it requires; it downloads them unless it finds this number."""
 
 PROGRAM = """\
 #!/bin/sh
@@ -34,7 +34,7 @@ exec /usr/bin/proot "${words[@]}" "$@"
 
 
 class Udocker(Server):
-    """The command ``udocker``. There is no daemon."""
+    """The command ``udocker``, which has no daemon."""
 
     name = "udocker"
     packages = ("proot", "curl")
@@ -42,7 +42,7 @@ class Udocker(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where it has its images, and gets them from. The PATH is as before: tests see it if they ask."""
+        """The folder and the source of its images. The PATH is unchanged: tests request the command."""
         return {
             "UDOCKER_DIR": f"{self.folder}/home",
             "UDOCKER_REGISTRY": f"http://127.0.0.1:{PORT}",
@@ -51,11 +51,11 @@ class Udocker(Server):
 
     @property
     def programs(self) -> Path:
-        """The folder of its command."""
+        """The folder of the command."""
         return self.folder / "bin"
 
     def configure(self) -> None:
-        """Install it where only those who ask for it find it."""
+        """Install it in a folder where only tests that request it find it."""
         words = [sys.executable, "-m", "pip", "install", "--quiet", "--target", f"{self.folder}/lib", VERSION]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -67,11 +67,11 @@ class Udocker(Server):
         (self.folder / "home/lib/VERSION").write_text(TOOLS)
 
     def start(self) -> None:
-        """See that it answers."""
+        """Check that it answers."""
         self.run(f"{self.programs}/udocker", *(["--allow-root"] if os.getuid() == 0 else []), "version")
 
     def stop(self) -> None:
-        """Do nothing: containers are children of those who run them."""
+        """Do nothing: a container is a child of the process that runs it."""
 
     def _write(self, name: str, script: str) -> None:
         (self.programs / name).write_text(script)

@@ -24,7 +24,7 @@ def parse(words: Sequence[str], valued: Sequence[str], flags: Sequence[str]) -> 
 
 
 def directives(script: str, prefix: str) -> list[str]:
-    """The words of a script's directives, which end at the first command."""
+    """Return the words of a script's directives, which end at the first command."""
     words: list[str] = []
     for line in script.splitlines()[1:]:
         if line.startswith(prefix):
@@ -35,5 +35,5 @@ def directives(script: str, prefix: str) -> list[str]:
 
 
 def only(options: Mapping[str, list[str]], name: str, default: str = "") -> str:
-    """The last value of an option."""
+    """Return the last value of an option."""
     return (options.get(name) or [default])[-1]

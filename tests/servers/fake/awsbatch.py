@@ -1,4 +1,4 @@
-"""moto's server, with what its AWS Batch lacks of the real one; jobs run as containers of a Docker API.
+"""moto's server, with the parts of AWS Batch that it lacks; jobs run as containers of a Docker API.
 
 Added, after the user guide and the API reference of AWS Batch: elements of arrays get AWS_BATCH_JOB_ARRAY_INDEX and a
 copy of the environment of their own, ListJobs shows arrays (not their elements) with their size, ending an array ends
@@ -28,7 +28,7 @@ _plain_mark = Job._mark_stopped
 
 
 def container_property(self: Job, name: str, default: Any) -> Any:
-    """Return each element an environment of its own, with its number."""
+    """Return a separate environment for each element, with its number."""
     if name != "environment":
         return _plain_property(self, name, default)
     given = [*self.job_definition.container_properties["environment"], *self.container_overrides.get(name, ())]
@@ -96,7 +96,7 @@ def mark_stopped(self: Job, success: bool = True) -> None:
 
 
 def _killed(container: Any) -> bool:
-    """Whether someone has sent a signal to a container."""
+    """Return whether a signal was sent to a container."""
     asked = {"since": 0, "until": int(time.time()) + 1, "filters": {"container": container.id, "event": "kill"}}
     return any(True for _ in container.client.api.events(decode=True, **asked))
 
@@ -109,7 +109,7 @@ def _caller() -> Any:
 
 
 def patch(kind: type, **methods: Callable[..., Any]) -> None:
-    """Replace methods of a class of moto's; each must have been there."""
+    """Replace methods of a class in moto; each must exist already."""
     for name, method in methods.items():
         assert hasattr(kind, name), f"moto has changed: {kind.__name__} has no {name}"
         setattr(kind, name, method)

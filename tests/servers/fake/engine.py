@@ -1,4 +1,4 @@
-"""What the fake batch systems have in common: a spool folder with jobs, and a process that runs each submission.
+"""The common part of the fake batch systems: a spool folder with jobs, and a process that runs each submission.
 
 The folder is named by ``TOILFN_FAKE_SPOOL``. A file ``away`` in it makes every command behave as if the controller
 were away; ``deaf`` makes one command do its work and lose its answer; ``stop`` ends all that runs.
@@ -24,7 +24,7 @@ Element = dict[str, Any]
 
 
 class RefusedError(Exception):
-    """What a command prints on standard error, and its exit status."""
+    """The error of a command: its text on standard error, and its exit status."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class RefusedError(Exception):
 
 
 def spool() -> Path:
-    """The folder of all jobs."""
+    """Return the folder of all jobs."""
     return Path(os.environ["TOILFN_FAKE_SPOOL"])
 
 
@@ -61,7 +61,7 @@ def submit(description: dict[str, Any]) -> int:
 
 
 def jobs() -> list[tuple[dict[str, Any], dict[int, Element]]]:
-    """All submissions with their elements, oldest first."""
+    """Return all submissions with their elements, oldest first."""
     found = []
     for path in sorted(spool().glob("*/job.json"), key=lambda path: int(path.parent.name)):
         job = json.loads(path.read_text())
@@ -82,7 +82,7 @@ def kill(number: int, element: int | None = None) -> bool:
 
 
 def read(folder: Path, element: int) -> Element:
-    """The state of an element."""
+    """Return the state of an element."""
     found: Element = json.loads((folder / f"{element}.json").read_text())
     return found
 
@@ -95,12 +95,12 @@ def write(folder: Path, element: int, state: Element) -> None:
 
 
 def is_away() -> bool:
-    """Return whether the controller is to seem away."""
+    """Return whether the controller pretends to be away."""
     return (spool() / "away").exists()
 
 
 def loses_answer() -> bool:
-    """Return whether this command's answer is to get lost; only one is."""
+    """Return whether this command's answer must get lost; only one answer does."""
     try:
         (spool() / "deaf").unlink()
     except FileNotFoundError:

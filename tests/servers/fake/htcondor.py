@@ -33,7 +33,7 @@ EVENTS = {
     "killed": "009 ({cluster:03}.{number:03}.000) 2023-10-05 09:06:40 Job was aborted.\n"
     "\tvia condor_rm (by user root)\n...\n",
 }
-"""What is written into the job's event log ("Job Event Log Codes")."""
+"""The lines of the job's event log ("Job Event Log Codes")."""
 HELD = {
     "memory": (34, "Error from slot1@host: memory usage exceeded request_memory"),
     "walltime": (47, "The job exceeded allowed execute duration of 0+00:00:01"),
@@ -41,7 +41,7 @@ HELD = {
 
 
 def away() -> None:
-    """What all commands say when the schedd does not answer."""
+    """Fail as all commands do when the schedd does not answer."""
     raise RefusedError("ERROR: Can't find address of local schedd", 1)
 
 
@@ -70,7 +70,7 @@ def condor_submit(words: list[str]) -> None:
 
 
 def queued(values: Mapping[str, str], count: int) -> tuple[int, int]:
-    """Take a description; give the cluster's number and how many jobs it has."""
+    """Submit a description; return the cluster's number and the number of its jobs."""
     if not os.access(values["executable"], os.X_OK):
         raise RefusedError(f"ERROR: Executable file {values['executable']} is not executable", 1)
     index, _, value = values["environment"].strip('"').partition("=")
@@ -92,7 +92,7 @@ def queued(values: Mapping[str, str], count: int) -> tuple[int, int]:
 
 
 def ad(job: dict[str, object], number: int, element: engine.Element) -> dict[str, object]:
-    """One job's ClassAd."""
+    """Return the ClassAd of one job."""
     values = {"ClusterId": job["id"], "ProcId": number, "JobBatchName": job["name"]}
     if element["reason"] in HELD:
         code, reason = HELD[element["reason"]]
@@ -128,7 +128,7 @@ def show(words: list[str], statuses: tuple[int, ...]) -> None:
 
 
 def ads(statuses: tuple[int, ...]) -> list[dict[str, object]]:
-    """The ClassAds of all jobs that have one of the statuses."""
+    """Return the ClassAds of all jobs with one of the statuses."""
     found = []
     for job, elements in engine.jobs():
         for number, element in elements.items():
@@ -146,7 +146,7 @@ def condor_q(words: list[str]) -> None:
 
 
 def condor_history(words: list[str]) -> None:
-    """Show what left the queue."""
+    """Show jobs that have left the queue."""
     show(words, (3, 4))
 
 

@@ -64,17 +64,17 @@ class FakeKubernetes:
         self.now = self.forgotten = 0
         self.is_closing = False
         self.quota = ""
-        """Why jobs get no pods."""
+        """The reason why jobs get no pods."""
         self.token = "token-of-the-leader"
-        """What the user is known by; nodes have `TOKEN`."""
+        """The token of the user; nodes have `TOKEN`."""
         self.denied: set[str] = set()
-        """What the user has no right to, such as ``watch pods``."""
+        """Actions that the user has no right to, such as ``watch pods``."""
         self.refuse: Callable[[str, str, dict[str, str]], None] = lambda method, path, query: None
         """Called with each request; raises `RefusedError` for one that is not to be answered as usual."""
         self.refuse_after: Callable[[str, str, dict[str, str]], None] = lambda method, path, query: None
-        """The same after the work: the answer is lost."""
+        """Called after the work of each request; if it raises, the answer is lost."""
         self.stream_error: Object | None = None
-        """What each stream ends with as soon as it begins."""
+        """The event with which each stream ends as soon as it begins."""
         self.generation = 0
         """Streams of an earlier generation end."""
         self.server = _Server(self)
@@ -82,7 +82,7 @@ class FakeKubernetes:
         self.nodes = Nodes(Api(self.url), folder)
 
     def kubeconfig(self) -> Path:
-        """Write the configuration that leads here."""
+        """Write the configuration of clients of this server."""
         cluster, user = {"server": self.url}, {"token": self.token}
         context = {"cluster": "fake", "user": "fake", "namespace": "default"}
         parts = {"clusters": [{"name": "fake", "cluster": cluster}], "users": [{"name": "fake", "user": user}]}
@@ -127,7 +127,7 @@ class FakeKubernetes:
     # What the API does.
 
     def put(self, kind: str, item: Object, change: str = "MODIFIED") -> Object:
-        """Store an object, or remove it, and tell who watches."""
+        """Store or remove an object, and send the change to all watches."""
         with self.changed:
             self.now = next(self.version)
             item = copy.deepcopy(item)
@@ -164,7 +164,7 @@ class FakeKubernetes:
             self.put("pods", pod_of(job, index), "ADDED")
 
     def events(self) -> Object:
-        """Complain of what keeps the controller from making pods."""
+        """Report the reason that keeps the controller from making pods."""
         return {"items": [{"reason": "FailedCreate", "message": self.quota}] if self.quota else []}
 
     def patch_status(self, name: str, status: Object) -> Object:
@@ -225,7 +225,7 @@ class FakeKubernetes:
 
 
 def check_job(job: Object) -> None:
-    """Refuse what the API would."""
+    """Refuse objects that the API refuses."""
     try:
         V1Job.model_validate(job)
     except ValidationError as error:

@@ -24,7 +24,7 @@ REASONS = {
 
 
 def away() -> None:
-    """What all commands say when mbatchd does not answer."""
+    """Fail as all commands do when mbatchd does not answer."""
     raise RefusedError("LSF is down. Please wait ...", 255)
 
 
@@ -59,7 +59,7 @@ def bsub(words: list[str]) -> None:
 
 
 def record(job: dict[str, object], number: int, element: engine.Element, fields: list[str]) -> dict[str, str]:
-    """One job as bjobs -json shows it."""
+    """Return one job as bjobs -json shows it."""
     status = element["status"] or (128 + element["signal"] if element["signal"] else 0)
     failed = element["state"] == "killed" or element["reason"] or status
     state = {"queued": "PEND", "running": "RUN"}.get(element["state"], "EXIT" if failed else "DONE")
@@ -113,7 +113,7 @@ def bhist(words: list[str]) -> None:
 
 
 def past(job: dict[str, object], number: int, element: engine.Element) -> str:
-    """The history of one job."""
+    """Return the history of one job."""
     day = "Mon Oct  5 10:00:0"
     index = f"[{number}]" if job["is_array"] else ""
     lines = [
@@ -127,7 +127,7 @@ def past(job: dict[str, object], number: int, element: engine.Element) -> str:
 
 
 def ending(element: engine.Element) -> list[str]:
-    """How a job ended, if it has."""
+    """Return how a job ended, if it has ended."""
     reason = REASONS.get("killed" if element["state"] == "killed" else element["reason"], "")
     used = "The CPU time used is 0.1 seconds;"
     if reason:
@@ -163,7 +163,7 @@ def bqueues(words: list[str]) -> None:
 
 
 def bparams(words: list[str]) -> None:
-    """Show the site's parameters; a file of the spool folder may say more."""
+    """Show the site's parameters; a file of the spool folder may add more."""
     if words != ["-a"]:
         raise RefusedError("bparams: bad arguments", 255)
     more = engine.spool() / "parameters"

@@ -75,7 +75,7 @@ class Task:
 
 @dataclass
 class Framework:
-    """Who has subscribed."""
+    """A framework that has subscribed."""
 
     id: str
     info: dict[str, Any]
@@ -266,7 +266,7 @@ class FakeMesos:
     # Offers.
 
     def _tick(self) -> None:
-        """Make offers, repeat updates, see which executors have ended."""
+        """Make offers, repeat updates, and notice executors that have ended."""
         while not self._over.wait(TICK):
             with self._lock:
                 for framework in list(self.frameworks.values()):
@@ -293,7 +293,7 @@ class FakeMesos:
             self._say(framework, {"type": "OFFERS", "offers": {"offers": offers}})
 
     def _free(self, agent: Agent, role: str) -> list[dict[str, Any]]:
-        """What no task and no executor of an agent has, entry by entry; nothing if there is no cpu left."""
+        """Return the free resources of an agent, entry by entry; empty if it has no free cpu."""
         reserved = agent.reserved if role == "lab" else 0.0
         total = {("cpus", ""): agent.cpus - agent.reserved, ("cpus", "lab"): reserved, ("mem", ""): agent.mem,
                  ("disk", ""): agent.disk}  # fmt: skip
@@ -338,7 +338,7 @@ class FakeMesos:
         _send(framework.executors[key], {"type": "LAUNCH", "launch": {"task": info}})
 
     def _is_wrong(self, framework: Framework, agent: Agent, info: dict[str, Any]) -> str:
-        """What Mesos's validation says of a task; empty if nothing."""
+        """Return the message of Mesos' validation of a task; empty if the task is valid."""
         executor = info["executor"]
         known = framework.executors.get((agent.id, executor["executor_id"]["value"]))
         if info["task_id"]["value"] in framework.tasks:
@@ -516,7 +516,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 50
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that are gone."""
+        """Print nothing about clients that are gone."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -18,12 +18,12 @@ OPTIONS = ("cpu", "ram", "results", "dir", "out", "in")
 
 
 def away() -> None:
-    """What it says when the hub does not answer."""
+    """Fail as `parasol` does when the hub does not answer."""
     raise RefusedError("Couldn't send 'listJobs' command to paraHub", 255)
 
 
 def parasol(words: list[str]) -> None:
-    """Do what the words say."""
+    """Run the command that the words name."""
     options: dict[str, str] = {}
     while words and words[0].startswith("-"):
         name, _, value = words.pop(0).removeprefix("-").partition("=")
@@ -73,7 +73,7 @@ def show() -> None:
 
 
 def flush() -> None:
-    """Write what ended into the results files; jobs that were removed are never there."""
+    """Write ended jobs into the results files, which never have jobs that were removed."""
     for job, elements in engine.jobs():
         noted = engine.spool() / str(job["id"]) / "noted"
         if elements[0]["state"] == "done" and not noted.exists():

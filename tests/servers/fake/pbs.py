@@ -22,12 +22,12 @@ _check = torque.check
 
 
 def away() -> None:
-    """What all commands say when pbs_server does not answer."""
+    """Fail as all commands do when pbs_server does not answer."""
     raise RefusedError(f"Connection refused\nqstat: cannot connect to server {torque.SERVER} (errno=111)", 111)
 
 
 def check(options: dict[str, list[str]]) -> None:
-    """Refuse what the server would."""
+    """Refuse submissions that the server refuses."""
     _check(options)
     if "-J" in options and (options["-J"] == ["0-0"] or "-r" in options):
         raise RefusedError("qsub: illegal -J value", 2)
@@ -37,7 +37,7 @@ torque.check = check
 
 
 def shown(job: dict[str, object], number: int, element: engine.Element) -> dict[str, object]:
-    """One job as qstat -f -F json shows it."""
+    """Return one job as qstat -f -F json shows it."""
     ended = "X" if job["is_array"] else "F"
     name, _, value = str(job["variables"]).partition("=")
     values = {

@@ -16,13 +16,13 @@ from tests.servers.fake.engine import RefusedError
 
 
 class Result:
-    """What `Schedd.submit` gives."""
+    """The result of `Schedd.submit`."""
 
     def __init__(self, number: int) -> None:
         self._number = number
 
     def cluster(self) -> int:
-        """The new cluster's number."""
+        """Return the number of the new cluster."""
         return self._number
 
 
@@ -51,7 +51,7 @@ class Schedd:
         return self._ads(constraint, projection, (1, 2, 5))
 
     def history(self, constraint: str, projection: list[str]) -> list[Any]:
-        """Return the ads of what left the queue."""
+        """Return the ads of jobs that have left the queue."""
         return self._ads(constraint, projection, (3, 4))
 
     def act(self, action: Any, job_spec: str) -> None:

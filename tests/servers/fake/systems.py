@@ -18,7 +18,7 @@ from tests.servers.machine import wait_for
 
 
 def system(name: str) -> Iterator[Path]:
-    """Be the body of a fixture. Gives the spool folder; each call of a command is a line of ``calls`` beside it."""
+    """Be the body of a fixture. Yields the spool folder; each call of a command is a line of ``calls`` beside it."""
     module = importlib.import_module(f"tests.servers.fake.{name}")
     folder = Path(tempfile.mkdtemp(prefix=f"fake-{name}-"))
     spool = folder / "spool"

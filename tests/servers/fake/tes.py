@@ -120,7 +120,7 @@ class FakeTES:
             self._folder.cleanup()
 
     def allows(self, given: str) -> bool:
-        """Return whether these credentials will do."""
+        """Return whether these credentials are accepted."""
         if self.token:
             return given == f"Bearer {self.token}"
         pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -244,7 +244,7 @@ class FakeTES:
         return status == 0
 
     def _step(self, name: str, state: str) -> bool:
-        """Go on to a state, unless it was cancelled meanwhile."""
+        """Move a task to a state, unless it was cancelled meanwhile."""
         with self._lock:
             if self.tasks[name]["state"] not in LIVE:
                 return False
@@ -260,7 +260,7 @@ def _matches(task: dict[str, Any], query: dict[str, list[str]], tags: dict[str, 
 
 
 def _viewed(task: dict[str, Any], view: str) -> dict[str, Any]:
-    """Leave out what a view does not show."""
+    """Leave out fields that a view does not show."""
     if view == "MINIMAL":
         return {"id": task["id"], "state": task["state"], "executors": []}
     if view == "BASIC":

@@ -23,7 +23,7 @@ FLAGS: tuple[str, ...] = ("-V",)
 
 
 def away() -> None:
-    """What all commands say when pbs_server does not answer."""
+    """Fail as all commands do when pbs_server does not answer."""
     raise RefusedError(f"Cannot connect to server {SERVER}. Connection refused", 111)
 
 
@@ -53,7 +53,7 @@ def qsub(words: list[str]) -> None:
 
 
 def check(options: dict[str, list[str]]) -> None:
-    """Refuse what the server would."""
+    """Refuse submissions that the server refuses."""
     name = arguments.only(options, "-N")
     if not re.fullmatch(r"[A-Za-z]\S{0,14}", name):
         raise RefusedError("qsub: illegal -N value", 2)
@@ -66,23 +66,23 @@ def check(options: dict[str, list[str]]) -> None:
 
 
 def memory(requests: list[str]) -> int:
-    """The limit in bytes."""
+    """Return the limit in bytes."""
     match = re.search(r"mem=(\d+)kb", " ".join(requests))
     return int(match[1]) * 2**10 if match else 0
 
 
 def identity(job: dict[str, object], number: int | str) -> str:
-    """A job's or an element's id."""
+    """Return the id of a job or an element."""
     return f"{job['id']}[{number}].{SERVER}" if job["is_array"] else f"{job['id']}.{SERVER}"
 
 
 def letter(element: engine.Element, ended: str = "C") -> str:
-    """The state's letter."""
+    """Return the letter of the state."""
     return {"queued": "Q", "running": "R"}.get(element["state"], ended)
 
 
 def exit_status(element: engine.Element) -> int | None:
-    """What exit_status shows; None for a job deleted before it ran."""
+    """Return the value of exit_status; None for a job deleted before it ran."""
     if element["reason"] == "queued":
         return None
     if element["reason"] in EXITS:
@@ -109,7 +109,7 @@ def qstat(words: list[str]) -> None:
 
 
 def shown(job: dict[str, object], number: int, element: engine.Element) -> str:
-    """One job as qstat -f -x shows it."""
+    """Return one job as qstat -f -x shows it."""
     values = {"Job_Id": identity(job, number), "Job_Name": job["name"], "job_state": letter(element)}
     values["Variable_List"] = f"{job['variables']},PBS_O_QUEUE=batch"
     status = exit_status(element)
@@ -132,7 +132,7 @@ def qdel(words: list[str]) -> None:
 
 
 def tracejob(words: list[str]) -> None:
-    """Show what the server's logs say of one job."""
+    """Show the lines of the server's logs about one job."""
     options, wanted = arguments.parse(words, ("-n",), ("-q", "-m", "-l"))
     if set(options) != {"-q", "-m", "-l", "-n"} or len(wanted) != 1:
         raise RefusedError("USAGE: tracejob [-a|s|l|m|q|v|z] [-c count] [-w size] [-p path] [-n days] <JOBID>", 1)
