@@ -28,7 +28,7 @@ def numbers(n):
 
 @toil.task
 def square(number, gate):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while number and not Path(gate).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     return number * number
@@ -88,7 +88,7 @@ class Shell:
         return found
 
     def wait_until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             if (self.folder / "store" / "store.json").exists() and condition(found := self.status()):
                 return found

@@ -20,6 +20,9 @@ __all__ = ["Committer", "Ledger"]
 _LEAST_INTERVAL = 0.02
 """Seconds between two segments at first, so that a busy run makes at most fifty objects a second."""
 
+_LONGEST = 2.0
+"""The longest interval, in seconds: `status` shows, and the next leader knows, only what is written."""
+
 _SLOWER = 1 / 2000
 """How much the interval grows with each segment, up to a second: a long run does not end with a million objects."""
 
@@ -124,11 +127,11 @@ class Committer:
             return work if any(work) else None
 
     def _pause(self, took: float) -> None:
-        """Let more records gather: writing takes at most half of the time."""
+        """Let more records gather: writing takes about half of the time, unless a write takes very long."""
         with self._changed:
             self._segments += 1
             interval = min(1.0, _LEAST_INTERVAL + self._segments * _SLOWER)
-            self._changed.wait_for(lambda: self._closed or self._syncing, max(interval - took, took))
+            self._changed.wait_for(lambda: self._closed or self._syncing, min(max(interval - took, took), _LONGEST))
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
