@@ -1,4 +1,4 @@
-"""What mutation testing needs of pytest: quick tests first, few examples of each property, a limit of processor time.
+"""A plugin of pytest for mutation testing: quick tests first, few examples of each property, a limit of processor time.
 
 `tests/conftest.py` registers this module when mutmut runs the tests.
 """

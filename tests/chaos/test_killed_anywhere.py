@@ -27,7 +27,7 @@ LEADERS = 26
 
 
 class Chaos:
-    """One workflow, its store, and the one who kills its leaders."""
+    """One workflow, its store, and the process that kills its leaders."""
 
     points = POINTS
     first_hit = 1

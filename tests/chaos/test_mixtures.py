@@ -117,7 +117,7 @@ def has_run(store: Path) -> bool:
 def led(
     processes: Any, program: tuple[Step, ...], folder: Path, fault: str, *, resumes: bool, intermediates: str
 ) -> int | None:
-    """Give what a leader computes; None if it was killed."""
+    """Return a leader's result; None if it was killed."""
     ours, theirs = processes.Pipe(duplex=False)
     leader = processes.Process(target=lead, args=(program, folder, fault, resumes, intermediates, theirs))
     leader.start()

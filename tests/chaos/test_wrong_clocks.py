@@ -1,4 +1,4 @@
-"""Leaders of hosts whose clocks are hours apart, on one store: who is dead is replaced, who lives is not."""
+"""Leaders of hosts whose clocks are hours apart, on one store: dead leaders are replaced, living ones are not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(toil.compute(
 
 
 class Hosts:
-    """Leaders of hosts that share a store, and what their tasks have marked."""
+    """Leaders of hosts that share a store, and the marks of their tasks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Writes stores as a leader would, for tests of what reads them."""
+"""Writes stores as a leader would, for tests of their readers."""
 
 from __future__ import annotations
 

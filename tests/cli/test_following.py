@@ -1,4 +1,4 @@
-"""What a task prints is seen while it runs, wherever it runs."""
+"""The output of a task is shown while it runs, wherever it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that change what a running workflow shows, writes and finds: logs, environment, workers killed at random."""
+"""Settings of a running workflow: output, logs, environment, files, and workers killed at random."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    """Return what ``toilfn ls --json`` says, by the names of the stores."""
+    """Return the output of ``toilfn ls --json``, by the names of the stores."""
     assert main(["ls", "--json", *map(str, words)]) == 0
     return {each["store"].rpartition("/")[2]: each for each in json.loads(capsys.readouterr().out)}
 

@@ -71,7 +71,7 @@ class Shell:
         return process
 
     def close(self) -> None:
-        """End what a failed test has left."""
+        """End the processes that a failed test has left."""
         self.gate.touch()
         for process in self.processes:
             with process:

@@ -34,7 +34,7 @@ SIZED = {"cores": 4.0, "memory": 8.0 * GIB}
 
 
 class Run:
-    """What a run needs, without a store."""
+    """The needs of a run, without a store."""
 
     def __init__(self, soon: Sequence[Task] = (), jobs: dict[str, list[Task]] | None = None) -> None:
         self.waiting, self.given = soon, jobs or {}

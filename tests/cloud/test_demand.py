@@ -1,4 +1,4 @@
-"""What a run needs now and soon, by its log, which is read piece by piece."""
+"""The needs of a run now and soon, by its log, which is read piece by piece."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Pool:
         return any(condition.get("reason") == "Unschedulable" for condition in said)
 
     def drain(self) -> None:
-        """Do what `kubectl drain` does."""
+        """Drain a node as `kubectl drain` does."""
         self._api.ask("PATCH", f"/api/v1/nodes/{self.node}", {"spec": {"unschedulable": True}}, MERGE)
         for pod in self.pods():
             about = {"name": pod["metadata"]["name"], "namespace": "default"}

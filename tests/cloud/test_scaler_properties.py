@@ -1,4 +1,4 @@
-"""What holds for every decision about the sizes of pools."""
+"""Properties of every decision about the sizes of pools."""
 
 from __future__ import annotations
 

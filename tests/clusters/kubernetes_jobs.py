@@ -1,4 +1,4 @@
-"""What tests of `KubernetesCluster` share: a worker that does what the batch's name says, and waiting for it."""
+"""The common parts of the tests of `KubernetesCluster`: a worker that obeys its batch's name, and waiting for it."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def answers(draw: st.DrawFn, name: str) -> str:
 
 
 def check(name: str, text: str) -> None:
-    """Let a parser read a text, and check what it says."""
+    """Let a parser read a text, and check its result."""
     for found in PARSERS[name](text):
         assert found is None or isinstance(found, JobReport)
         if found is not None and found.state is not JobState.ENDED:

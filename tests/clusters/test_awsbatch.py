@@ -120,7 +120,7 @@ def interrupt(batch, rng):
 
 @pytest.fixture
 def opened(settings, tmp_path):
-    """Make open clusters whose jobs do what a script says; closed at the end."""
+    """Open clusters whose jobs run a script; closed at the end."""
     clusters = []
 
     def opened(script="exit 0", **changes):

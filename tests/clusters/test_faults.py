@@ -125,7 +125,7 @@ def ran_once(store, *names):
 
 
 def faults(world):
-    """What may come instead of an answer to a question."""
+    """Text that may come instead of an answer to a query."""
     return [
         refuse(world.away),
         refuse("Munge encode failed: Failed to access socket", 1),

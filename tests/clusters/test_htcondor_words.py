@@ -1,4 +1,4 @@
-"""What HTCondor's job ads, holds and event logs mean; every row of the tables is tried."""
+"""The meaning of HTCondor's job ads, holds and event logs; every row of the tables is tried."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def podman(*words, **options):
 
 @pytest.fixture(scope="module")
 def wheels():
-    """What toilfn needs, for the image's Python; kept between runs."""
+    """The packages that toilfn needs, for the image's Python; kept between runs."""
     folder = cache_folder() / "wheels-3.11"
     target = ["--python-version", "3.11", "--only-binary=:all:", "--dest", str(folder)]
     platforms = [f"--platform=manylinux_2_{n}_x86_64" for n in (17, 24, 27, 28)] + ["--platform=manylinux2014_x86_64"]

@@ -1,4 +1,4 @@
-"""What `KubernetesCluster` does when the API refuses, forgets or is away, against a strict fake of it."""
+"""`KubernetesCluster` when the API refuses, forgets or is away, against a strict fake of it."""
 
 from __future__ import annotations
 
@@ -479,7 +479,7 @@ def test_a_pod_is_never_taken_for_ended_because_of_an_unsent_job(fake, tmp_path)
 
 
 def violations(pod):
-    """List what Kubernetes' page on the Pod Security Standards forbids at the level "restricted"."""
+    """List the violations of the level "restricted" of Kubernetes' Pod Security Standards."""
     containers = [*pod["containers"], *pod.get("initContainers", [])]
     volumes = {
         "configMap",

@@ -1,4 +1,4 @@
-"""What statuses of pods mean: those of the Kubernetes documentation that a test cannot bring about."""
+"""The meaning of pods' statuses: those of the Kubernetes documentation that a test cannot bring about."""
 
 from __future__ import annotations
 

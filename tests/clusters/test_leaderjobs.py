@@ -94,7 +94,7 @@ def runs_to_its_end(place, name):
 
 
 def ends_and_is_submitted_again(place, name, end):
-    """The job of the leader is ended by the system; its tasks go on, and the next leader adopts them."""
+    """The job of the leader is ended by the system; its tasks continue, and the next leader adopts them."""
     job = place.submit(f"--cluster={name}")["job"]
     place.wait_for_marks(2)
     end(job)

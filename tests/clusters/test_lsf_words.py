@@ -1,4 +1,4 @@
-"""What LSF's states, reasons, exit codes and histories mean; every row of the tables is tried."""
+"""The meaning of LSF's states, reasons, exit codes and histories; every row of the tables is tried."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def kill_an_executor(mesos, rng):
 
 @pytest.fixture
 def opened(make, tmp_path):
-    """Make open clusters whose jobs do what the file ``job.sh`` says."""
+    """Open clusters whose jobs run the file ``job.sh``."""
 
     def opened(script="exit 0", **settings):
         (tmp_path / "job.sh").write_text(script)

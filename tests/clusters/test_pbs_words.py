@@ -1,4 +1,4 @@
-"""What the states and exit statuses of PBS Professional and Torque mean; every row of the tables is tried."""
+"""The meaning of the states and exit statuses of PBS Professional and Torque; every row of the tables is tried."""
 
 from __future__ import annotations
 

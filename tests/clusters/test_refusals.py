@@ -1,4 +1,4 @@
-"""What a system refuses: its own words reach the user, with the command and the script that it was given."""
+"""The refusals of batch systems: their own words reach the user, with the command and the script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What jobs of one task each cost at an object store's server."""
+"""The requests to an object store's server for jobs of one task each."""
 
 from __future__ import annotations
 

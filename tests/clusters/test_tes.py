@@ -124,7 +124,7 @@ def hurt(tes, rng):
 
 @pytest.fixture
 def opened(tes, tmp_path):
-    """Make open clusters whose jobs do what a script says; closed at the end."""
+    """Open clusters whose jobs run a script; closed at the end."""
     clusters = []
 
     def opened(script="exit 0", **settings):

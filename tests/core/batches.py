@@ -41,7 +41,7 @@ def make(store: Store, *promises: Any, attempt: int = 1, values: Any = None, **r
 
 @dataclass
 class Answered:
-    """What a worker said about batches."""
+    """A worker's answers about batches."""
 
     outcomes: dict[bytes, records.Outcome] = field(default_factory=dict)
     failures: dict[bytes, records.Failure] = field(default_factory=dict)

@@ -55,7 +55,7 @@ def typed(*commands: Command) -> list[tuple[type[Command], Command]]:
 
 @dataclass
 class Spec:
-    """What a task is, and what it will do."""
+    """The description of a task, and its future behaviour."""
 
     new: NewTask
     children: list[Spec] = field(default_factory=list)
@@ -140,7 +140,7 @@ class Graphs:
 
 @dataclass
 class Truth:
-    """What a set of outcomes means."""
+    """The meaning of a set of outcomes."""
 
     specs: dict[TaskId, Spec] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""A leader goes on with the jobs of an earlier one: what it takes over, writes down, and listens to."""
+"""A leader continues with the jobs of an earlier one: what it takes over, writes down, and listens to."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def same(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as what can be compared."""
+    """Return a value in a form that can be compared."""
     if isinstance(value, Pair):
         return value.name, value.values.tolist()
     return value.tolist() if hasattr(value, "tolist") else value

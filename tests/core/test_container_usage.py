@@ -1,4 +1,4 @@
-"""What control groups say of a container; tests/wdl/test_containers.py has a real one."""
+"""The figures of control groups about a container; tests/wdl/test_containers.py has a real one."""
 
 from __future__ import annotations
 

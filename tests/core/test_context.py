@@ -1,4 +1,4 @@
-"""What a task sees of itself, and what it may leave behind."""
+"""The task's own view of itself, and the processes and files that it may leave behind."""
 
 from __future__ import annotations
 

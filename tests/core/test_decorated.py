@@ -33,7 +33,7 @@ def shown(*promises):
 
 
 def script(tmp_path: Path, source: str) -> str:
-    """Run a script in a process of its own, and return what it prints."""
+    """Run a script in a process of its own, and return its output."""
     (tmp_path / "flow.py").write_text(PREAMBLE + textwrap.dedent(source))
     done = subprocess.run([sys.executable, "flow.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

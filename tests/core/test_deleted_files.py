@@ -1,4 +1,4 @@
-"""Files that were deleted and are needed again, since the workflow was edited: whoever made them runs again."""
+"""Files that were deleted and are needed again, since the workflow was edited: the tasks that made them run again."""
 
 from __future__ import annotations
 

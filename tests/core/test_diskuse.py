@@ -1,4 +1,4 @@
-"""The disk that an attempt takes is told in its statistics."""
+"""The statistics of an attempt contain its disk use."""
 
 from __future__ import annotations
 

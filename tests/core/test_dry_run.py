@@ -1,4 +1,4 @@
-"""A dry run says what would run and why, and writes nothing."""
+"""A dry run lists the tasks that would run and why, and writes nothing."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def toilfn(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def ran(folder: Path) -> list[str]:
-    """Return what has run since the last question, in order."""
+    """Return the tasks that have run since the last call, in order."""
     file = folder / "ran"
     names = file.read_text().split() if file.exists() else []
     file.unlink(missing_ok=True)

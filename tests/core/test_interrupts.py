@@ -1,4 +1,4 @@
-"""Ctrl-C: once to wait for what runs, twice to stop at once; the store can be resumed either way."""
+"""Ctrl-C: once to wait for running tasks, twice to stop at once; the store can be resumed either way."""
 
 from __future__ import annotations
 

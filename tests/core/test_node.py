@@ -1,4 +1,4 @@
-"""What runs leave on a machine, and when it goes."""
+"""The files that runs leave on a machine, and when they are removed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def key(tmp_path: Path, name: str) -> str:
 
 
 def sweep() -> None:
-    """Do what the next worker on this machine does when it starts."""
+    """Clean up as the next worker on this machine does when it starts."""
     subprocess.run([*worker_command(sys.executable), "--sweep"], check=True)
 
 

@@ -1,4 +1,4 @@
-"""In a notebook, functions are redefined while the process goes on."""
+"""In a notebook, functions are redefined while the process continues."""
 
 from __future__ import annotations
 

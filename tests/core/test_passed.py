@@ -1,4 +1,4 @@
-"""What of the leader's environment reaches workers on other machines."""
+"""The parts of the leader's environment that reach workers on other machines."""
 
 from __future__ import annotations
 

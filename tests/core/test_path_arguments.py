@@ -1,4 +1,4 @@
-"""A path of a file among the arguments counts by what is in the file."""
+"""A path of a file among the arguments counts by the file's content."""
 
 from __future__ import annotations
 

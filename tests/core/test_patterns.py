@@ -1,4 +1,4 @@
-"""Patterns of file names mean what they mean to bash."""
+"""Patterns of file names have the same meaning as in bash."""
 
 from __future__ import annotations
 

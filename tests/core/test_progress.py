@@ -1,4 +1,4 @@
-"""Progress: what a person sees on a terminal, elsewhere, and with --no-progress."""
+"""Progress: the output on a terminal, elsewhere, and with --no-progress."""
 
 from __future__ import annotations
 

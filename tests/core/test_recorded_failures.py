@@ -1,4 +1,4 @@
-"""What is said of tasks that a cluster has ended."""
+"""The recorded failures of tasks that a cluster has ended."""
 
 from __future__ import annotations
 

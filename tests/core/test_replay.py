@@ -1,4 +1,4 @@
-"""What the records of a log mean, and that a leader's index says the same."""
+"""The meaning of a log's records, and that a leader's index agrees."""
 
 from __future__ import annotations
 

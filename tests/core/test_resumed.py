@@ -1,4 +1,4 @@
-"""A run that is resumed: where it goes on, and what is written of it."""
+"""A run that is resumed: where it continues, and its records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of tasks: readiness, completion, failures, late news."""
+"""The states of tasks: readiness, completion, failures, late news."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scheduler keeps when everything is done: a leader runs for weeks, and sees millions of tasks."""
+"""The data that a scheduler keeps when everything is done: a leader runs for weeks, and sees millions of tasks."""
 
 from __future__ import annotations
 

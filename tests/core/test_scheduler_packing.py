@@ -1,4 +1,4 @@
-"""What runs side by side, and what goes into one batch."""
+"""The tasks that run side by side, and those that go into one batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the script is to its tasks: tracebacks with its lines, and `__main__` with its functions and classes."""
+"""The script as its tasks see it: tracebacks with its lines, and `__main__` with its functions and classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several users share the files of their caches, and nobody has to trust what another one has put there."""
+"""Several users share the files of their caches, and none has to trust the files of another one."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def parcels(*names: str, shape: Resources = SMALL) -> list[Parcel]:
 
 
 def step(system, submitting, now, others=0):
-    """Send what is due and give what comes of it."""
+    """Send the jobs that are due, and return the results."""
     assert list(submitting.work(now, others)) == []
     assert system.has_answered.acquire(timeout=LIMIT)
     return list(submitting.work(now, others))

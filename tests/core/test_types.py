@@ -1,4 +1,4 @@
-"""What type checkers say to users' programs."""
+"""Errors of type checkers about users' programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views: what a store's log says of runs and tasks."""
+"""Views: the runs and tasks of a store's log."""
 
 from __future__ import annotations
 

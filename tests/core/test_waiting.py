@@ -83,7 +83,7 @@ def test_held_jobs_are_named_with_their_reason_periodically(waiting, said):
 
 
 class Log:
-    """Keeps what is written."""
+    """Keeps the messages."""
 
     def __init__(self):
         self.written = []

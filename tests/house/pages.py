@@ -82,5 +82,5 @@ def anchors(page: Path) -> set[str]:
 
 
 def code(text: str) -> str:
-    """Return what is code in a page: blocks, indented lines, and words between backquotes."""
+    """Return the code in a page: blocks, indented lines, and words between backquotes."""
     return "\n".join(_CODE.findall(text))

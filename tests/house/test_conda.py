@@ -69,7 +69,7 @@ def channel(folder: Path, versions: Mapping[str, str]) -> str:
 
 
 def entry(path: Path, subdir: str) -> dict[str, object]:
-    """Return what the index of a channel has about a package."""
+    """Return the entry of a package in the index of a channel."""
     made = rattler_build.Package.from_file(path)
     return {
         "name": made.name, "version": made.version, "build": made.build_string, "build_number": 0, "depends": [],

@@ -1,4 +1,4 @@
-"""Numpydoc "Parameters" sections name what the signatures name."""
+"""Numpydoc "Parameters" sections name the parameters of the signatures."""
 
 from __future__ import annotations
 

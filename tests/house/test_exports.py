@@ -1,4 +1,4 @@
-"""What `import toilfn` offers, and what it costs."""
+"""The names that `import toilfn` offers, and the time that it takes."""
 
 from __future__ import annotations
 

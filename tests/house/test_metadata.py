@@ -1,4 +1,4 @@
-"""What the packaging metadata and the pages for people say is so."""
+"""The packaging metadata and the pages for people are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is built from the repository installs elsewhere and runs."""
+"""Packages built from the repository can be installed elsewhere and run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages for people name exists, and their links lead somewhere; tests/examples runs their code."""
+"""The names on the pages for people exist, and their links lead somewhere; tests/examples runs their code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What deploys a server: manifests for Kubernetes, the unit of systemd, and the commands of docs/server.md."""
+"""The files that deploy a server: manifests for Kubernetes, the unit of systemd, and the commands of docs/server.md."""
 
 from __future__ import annotations
 

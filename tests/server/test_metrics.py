@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus reads of a server."""
+"""`/metrics`: the figures that Prometheus reads from a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may do what, and requests that are meant to do harm."""
+"""The rights of users, and requests that are meant to do harm."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def specification() -> tuple[dict[str, Any], Registry[Any]]:
 
 
 def validate(method: str, path: str, status: int, body: Any) -> None:
-    """Compare an answer with what the document says of the operation and the status."""
+    """Compare an answer with the document's schema for the operation and the status."""
     document, registry = specification()
     templates = {re.sub(r"\{\w+\}", "[^/]+", template): template for template in document["paths"]}
     template = next(templates[pattern] for pattern in templates if re.fullmatch(pattern, path))
@@ -155,7 +155,7 @@ class Server:
             self.process.wait(30)
 
     def end(self) -> None:
-        """Cancel what there is, wait for its end, and stop."""
+        """Cancel all runs, wait for their ends, and stop."""
         if self.process is None or self.process.poll() is not None:
             self.start()
         client = self.client()

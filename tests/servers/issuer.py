@@ -27,7 +27,7 @@ class Issuer:
     asked : list of str
         The paths of all requests.
     name : str
-        What its configuration says of itself; by default its URL.
+        The issuer that its configuration names; by default its URL.
     """
 
     def __init__(self, port: int) -> None:

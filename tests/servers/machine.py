@@ -75,7 +75,7 @@ class Server(ABC):
         return self.folder.glob("*.pid")
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run one of its commands and return what it prints."""
+        """Run one of its commands and return the output."""
         done = subprocess.run(
             command, env=os.environ | self.environment, capture_output=True, text=True, check=False, timeout=300
         )

@@ -1,4 +1,4 @@
-"""A relay in front of a bucket's server that does what networks and busy servers do at their worst."""
+"""A relay in front of a bucket's server that behaves like networks and busy servers at their worst."""
 
 from __future__ import annotations
 

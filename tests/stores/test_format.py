@@ -1,4 +1,4 @@
-"""A store's bytes are what FORMAT.md says: read and written here without the library."""
+"""A store's bytes follow FORMAT.md: read and written here without the library."""
 
 from __future__ import annotations
 

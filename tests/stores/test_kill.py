@@ -1,4 +1,4 @@
-"""A process that is killed at any point of writing leaves a store that goes on."""
+"""A process that is killed at any point of writing leaves a store that can still be used."""
 
 from __future__ import annotations
 

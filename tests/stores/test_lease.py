@@ -162,7 +162,7 @@ def test_a_damaged_lease_is_reported(store):
 
 
 def forge(store, number=1, name=None, **fields):
-    """Write a lease of a leader on another host, which nobody renews."""
+    """Write a lease of a leader on another host; it is never renewed."""
     now = time.time()
     held = {
         "epoch": number, "host": "far-away", "pid": 1, "machine": "far-away x y", "started": now, "acquired": now,

@@ -68,7 +68,7 @@ class LogMachine(RuleBasedStateMachine):
         return [record for _, record in open_store(self.folder, create=False).log.read()]
 
     def settle(self):
-        """Find out what a death has left."""
+        """Look at the files that a killed process has left."""
         found = self.read()
         assert found in (self.safe, self.safe + self.maybe)
         self.safe, self.maybe = found, []

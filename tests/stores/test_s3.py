@@ -171,7 +171,7 @@ def test_tags(radosgw_server, url):
 
 
 class Payers(Relay):
-    """Collects who says that he pays."""
+    """Collects the requests that say who pays."""
 
     def __init__(self, upstream: int) -> None:
         super().__init__(upstream)

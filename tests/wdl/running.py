@@ -17,7 +17,7 @@ from toilfn import cli
 
 
 class Done(NamedTuple):
-    """What a run has said."""
+    """The messages of a run."""
 
     status: int
     stdout: str

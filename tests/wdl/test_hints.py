@@ -31,7 +31,7 @@ ALL = """hints {
 
 
 def options(tmp_path, section, **overrides):
-    """Give what a task with a section asks of a cluster."""
+    """Return the resources that a task with a section requests from a cluster."""
     (tmp_path / "t.wdl").write_text(HINTS % section)
     [task] = load_document(str(tmp_path / "t.wdl")).tasks
     library = Library("1.2", WorkflowPaths(str(tmp_path)), str(tmp_path))

@@ -1,4 +1,4 @@
-"""What commands say reaches the log of their attempts, however these end."""
+"""The output of commands reaches the log of their attempts, however these end."""
 
 from __future__ import annotations
 

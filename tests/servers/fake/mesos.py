@@ -37,7 +37,7 @@ REPEAT = 2.0
 
 @dataclass
 class Agent:
-    """A node, and what it offers."""
+    """A node, and its offers."""
 
     id: str
     cpus: float = 4.0
