@@ -76,7 +76,7 @@ def test_the_name_of_the_file_says_the_format(project: Path, name: str, start: b
     assert (project / name).read_bytes().startswith(start)
 
 
-def test_what_is_missing_is_said(project: Path) -> None:
+def test_a_missing_graphviz_is_named(project: Path) -> None:
     done = toilfn(project, "graph", "flow.py", "-o", "g.pdf", "--", "3", PATH="")
     assert done.returncode == 2
     assert "Graphviz's command 'dot', which draws PDF, was not found" in done.stderr

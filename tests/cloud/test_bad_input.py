@@ -163,7 +163,7 @@ def test_no_credentials_for_aws(aws, launched, monkeypatch, tmp_path):
     assert left_at_aws(aws) == []
 
 
-def test_a_cluster_of_this_name_that_one_has_oneself_at_aws(aws, launched):
+def test_an_existing_cluster_of_the_same_name_at_aws(aws, launched):
     assert launched(aws_text(aws), "launch", aws)[0] == 0
     before = left_at_aws(aws)
     status, shown = launched(aws_text(aws), "launch", aws)
@@ -383,7 +383,7 @@ def test_no_credentials_for_google(launched, monkeypatch, tmp_path):
     assert "gcloud auth application-default login" in shown
 
 
-def test_a_cluster_of_this_name_that_one_has_oneself_at_google(google, launched):
+def test_an_existing_cluster_of_the_same_name_at_google(google, launched):
     assert launched(google_text(), "launch", "lab")[0] == 0
     before = test_google.everything(google)
     status, shown = launched(google_text(), "launch", "lab")

@@ -309,7 +309,7 @@ def test_commands_are_logged_for_debugging(lsf, opened, caplog):
     polled(cluster, ended(1))
 
 
-def test_where_logs_go_is_a_setting_of_the_run_too(htcondor, tmp_path):
+def test_the_log_directory_is_a_setting_of_the_run_too(htcondor, tmp_path):
     """The cluster's own setting is the more particular one."""
     context = RunContext(str(tmp_path), "wf", {}, log_directory=str(tmp_path / "run"), keep_output=False)
     for settings, place, keeps in (

@@ -103,7 +103,7 @@ def test_a_debugger_in_a_worker_says_where_to_run_instead(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("memory", ["-1G", "2 Gx", "lots", "", -5])
-def test_a_size_that_is_none(memory: Any) -> None:
+def test_an_invalid_size(memory: Any) -> None:
     with pytest.raises(toil.ResourceError, match="memory"):
         toil.task(memory=memory)(len)
 

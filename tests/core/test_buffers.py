@@ -84,7 +84,7 @@ def test_tasks_map_the_nodes_copy_of_an_encrypted_store(tmp_path):
     assert copies == [inode]
 
 
-def test_what_a_task_writes_is_its_own(tmp_path):
+def test_output_of_a_task_is_its_own(tmp_path):
     array = numbers()
     changed = overwritten(array)
     whole = sum(range(COUNT))

@@ -188,7 +188,7 @@ def test_detached_containers(engine: str) -> None:
 
 
 @pytest.mark.parametrize(("on_end", "is_left"), [("kill", False), ("stop", False), ("leave", True)])
-def test_what_becomes_of_a_detached_container(engine: str, on_end: str, is_left: bool) -> None:
+def test_on_end_decides_about_a_detached_container(engine: str, on_end: str, is_left: bool) -> None:
     script = "trap 'exit 0' TERM; while true; do sleep 0.1; done"
     name = f"test-{os.getpid()}-{on_end}"
     inline(lambda: str(toil.docker(IMAGE, script, detach=True, on_end=on_end, name=name)))

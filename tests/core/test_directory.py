@@ -144,7 +144,7 @@ class TestImport:
 
 @pytest.mark.usefixtures("session")
 class TestExport:
-    def test_as_a_tree(self, tree, tmp_path):
+    def test_a_directory_as_a_tree(self, tree, tmp_path):
         directory = toil.import_directory(tree)
         for _ in range(2):
             assert toil.export(directory, tmp_path / "out") == str(tmp_path / "out")

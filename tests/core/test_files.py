@@ -367,7 +367,7 @@ class TestReturnedPaths:
             foreign.write_text("changed")
             assert soft.read_text() == hard.read_text() == "foreign"
 
-    def test_what_cannot_be_a_file(self, store, attempt):
+    def test_values_that_cannot_be_files(self, store, attempt):
         with attempt(store) as session:
             with pytest.raises(toil.SerializationError, match="is the temporary directory itself"):
                 session.adopt([session.temp_dir()])
@@ -395,7 +395,7 @@ class TestPathsAsArguments:
         with attempt(store):
             assert passed_on(file.path()) == file
 
-    def test_what_cannot_be_a_file(self, store, attempt):
+    def test_values_that_cannot_be_files(self, store, attempt):
         with attempt(store) as session:
             with pytest.raises(toil.InputError, match="gone does not exist"):
                 passed_on(session.temp_dir() / "gone")
@@ -442,7 +442,7 @@ class TestHandles:
         assert made(store, "x", b"1") != made(store, "x", b"2")
         assert made(store, "x", b"1") != made(store, "y", b"1")
 
-    def test_are_found_in_values(self, file):
+    def test_files_are_found_in_values(self, file):
         class Odd:
             def __init__(self, inside):
                 self.inside = inside

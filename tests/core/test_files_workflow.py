@@ -174,7 +174,7 @@ def test_exports_may_run_on_workers(compute, source, tmp_path):
     assert [target.read_text() for target in targets] == ["HELLO"] * 3
 
 
-def test_with_dasks_own_schedulers_the_error_says_what_to_do(source):
+def test_an_error_under_dasks_own_schedulers_says_what_to_do(source):
     import dask
 
     for promise in (shout(toil.import_file(source)), one_letter("x")):

@@ -109,7 +109,7 @@ def test_an_edit_makes_again_what_it_needs_and_no_more(tmp_path: Path, run: Call
     assert files(tmp_path) == ["TEXT", "TEXT!"]
 
 
-def test_what_only_passes_text_on_is_not_made_again(tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_tasks_that_only_pass_text_on_do_not_run_again(tmp_path: Path, run: Callable[..., Any]) -> None:
     @toil.task
     def length(file: toil.File) -> int:
         return len(file.read_text())

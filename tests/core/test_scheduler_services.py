@@ -367,7 +367,7 @@ class Simulation:
 
 @settings(max_examples=examples(80), suppress_health_check=list(HealthCheck))
 @given(random=st.randoms(use_true_random=False), count=st.integers(1, 25), cores=st.integers(3, 6))
-def test_whatever_dies_all_tasks_are_done_beside_their_services(random, count, cores):
+def test_all_tasks_complete_beside_their_services_whatever_dies(random, count, cores):
     simulation = Simulation(random, cores)
     simulation.grow(count)
     for _ in range(5000):

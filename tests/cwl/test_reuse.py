@@ -76,7 +76,7 @@ def test_an_edited_tool_runs_again_and_no_other(again):
         ("out: [said]", "out: [said]\n    when: $(inputs.word != '')"),
     ],
 )
-def test_what_a_tool_has_from_around_it_counts(again, before, after):
+def test_changes_of_the_workflow_around_a_tool_count(again, before, after):
     document = workflow(step("a", "one"))
     assert before in document
     assert [again(document), again(document.replace(before, after)), again(document)] == [{"a": 1}, {"a": 2}, {"a": 2}]

@@ -65,7 +65,7 @@ def test_tokens_that_are_not_for_this_server_or_not_now(claims, reason, issuer, 
         provider.check(issuer.token(**claims))
 
 
-def test_tokens_of_others(issuer, provider):
+def test_tokens_of_other_issuers(issuer, provider):
     """Unsigned, signed with the public key as a secret, with a foreign key, altered, or no token at all."""
     valid = issuer.token()
     head, body, signature = valid.split(".")
@@ -120,7 +120,7 @@ def test_a_provider_that_is_away_or_names_another_one(issuer, provider, monkeypa
     assert provider.check(token).user == "ann"
 
 
-def test_who_the_user_is(issuer):
+def test_the_user_is_identified(issuer):
     settings = OIDCSettings(issuer.url, "toilfn", "preferred_username", "realm_access.roles", "boss")
     provider = Provider(settings)
     for roles, is_operator in ((["boss", "x"], True), (["bosses"], False), ("x boss", True), ("bosses", False)):

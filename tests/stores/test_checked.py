@@ -60,7 +60,7 @@ def test_headers_that_are_something_else(store, header):
 
 
 @pytest.mark.parametrize("content", [3, [], [1], [1, 2], ["x", []], [-1, []], [0, ["x"]], [1, [], 2]])
-def test_what_a_snapshot_says(store, content):
+def test_the_content_of_a_snapshot(store, content):
     record = msgpack.packb(content)
     header = ["snapshot", store.id, 1, 0, "host/1/x", 1, 1]
     store.objects.put("snapshots/0000000000000001", segment(header, struct.pack("<I", len(record)) + record))

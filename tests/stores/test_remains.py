@@ -92,7 +92,7 @@ class TestStrays:
         with pytest.raises(CorruptObjectError, match=r"log/0000000000000009 in .* is not an object of a log"):
             list(store.log.read())
 
-    def test_one_of_another_store(self, store, tmp_path):
+    def test_a_file_of_another_store(self, store, tmp_path):
         other = open_store(tmp_path / "other")
         other.log.append([b"x"])
         shutil.copy(tmp_path / "other/log/0000000000000001", tmp_path / "store/log/0000000000000007")

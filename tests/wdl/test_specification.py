@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_passes(example, folder):
+def test_examples_of_the_specification_pass(example, folder):
     assert failure(example, folder, "--container", "none") is None
 
 
