@@ -36,6 +36,9 @@ __all__ = ["ForkServer", "fork_server", "new_fork_server", "serve_forks"]
 _LARGEST = 2**17
 """Maximum size of a message in bytes."""
 
+_WORKER = "toilfn.worker.main"
+"""The module of workers; it is imported by name, since clusters must not import the core."""
+
 
 def fork_server() -> ForkServer | None:
     """Fork a fork server; return None on a system without SOCK_SEQPACKET sockets, such as macOS."""
@@ -90,7 +93,7 @@ class ForkServer:
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _run_and_exit(serve_forks, theirs)
+            _run_and_exit(theirs)
         theirs.close()
         return cls(ours, lambda: os.waitpid(pid, 0), dict(os.environ))
 
@@ -215,23 +218,29 @@ class ForkedWorker:
         return self.status
 
 
-def _run_and_exit(function: object, *args: object) -> NoReturn:
-    """Call a function in a forked process, and exit without the parent's exit handlers."""
+def _run_and_exit(control: socket.socket) -> NoReturn:
+    """Serve in a fork of the leader, or run a worker there, and exit without the leader's exit handlers."""
     status = 1
     try:
-        status = int(function(*args) or 0)  # type: ignore[operator]  # `serve_forks` or `_become_worker`
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
+        fds = serve_forks(control)
+        status = 0 if fds is None else importlib.import_module(_WORKER).main(["--fd", *map(str, fds)])
+        flush()
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
 
 
-def serve_forks(control: socket.socket) -> None:
-    """Fork workers until the other end of the socket closes."""
-    importlib.import_module("toilfn.worker.main")  # by name, since clusters must not import the core
+def serve_forks(control: socket.socket) -> tuple[int, ...] | None:
+    """Fork workers until the other end of the socket closes.
+
+    Returns
+    -------
+    tuple of int or None
+        Like `os.fork`, this function returns in the worker, too: with the descriptors for its ``--fd``. In the server, it
+        returns None at the end.
+    """
+    importlib.import_module(_WORKER)
     gc.freeze()  # collections in workers would write to the pages that they share with this process, and copy them
     wake, woken = socket.socketpair()
     for end in (wake, woken):
@@ -245,19 +254,29 @@ def serve_forks(control: socket.socket) -> None:
         if wake in ready:
             wake.recv(_LARGEST)
             _report_ends(control)
-        if control in ready and not _fork_one(control):
-            return
+        if control in ready:
+            message, fds = _receive(control)
+            if not message:
+                return None
+            if _fork(control, fds):
+                os.setsid()
+                signal.set_wakeup_fd(-1)
+                for end in (control, wake, woken):
+                    end.close()
+                return _become_worker(fds, *json.loads(message))
 
 
-def _fork_one(control: socket.socket) -> bool:
-    """Fork a worker at the leader's request; return False if the leader is gone."""
+def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    """Receive a request and its descriptors; the request is empty if the leader is gone."""
     try:
         message, fds, _, _ = socket.recv_fds(control, _LARGEST, 16)
     except ConnectionResetError:  # the leader was killed before it had read all messages
-        return False
-    if not message:
-        return False
-    changed, removed = json.loads(message)
+        return b"", []
+    return message, fds
+
+
+def _fork(control: socket.socket, fds: list[int]) -> bool:
+    """Fork a worker, to which the descriptors then belong; return whether this process is the worker."""
     try:
         pid = os.fork()
     except OSError as error:
@@ -265,12 +284,12 @@ def _fork_one(control: socket.socket) -> bool:
         answer = ["failed", 0, 1]
     else:
         if pid == 0:
-            control.close()
-            _run_and_exit(_become_worker, fds, changed, removed)
+            return True
         answer = ["started", pid, 0]
     for fd in fds:
         os.close(fd)
-    return _send(control, answer)
+    _send(control, answer)
+    return False
 
 
 def _report_ends(control: socket.socket) -> None:
@@ -279,29 +298,24 @@ def _report_ends(control: socket.socket) -> None:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
-        if pid == 0 or not _send(control, ["ended", pid, os.waitstatus_to_exitcode(status)]):
+        if pid == 0:
             return
+        _send(control, ["ended", pid, os.waitstatus_to_exitcode(status)])
 
 
-def _send(control: socket.socket, message: list[Any]) -> bool:
-    """Send a message to the leader; return False if it is gone."""
-    try:
+def _send(control: socket.socket, message: list[Any]) -> None:
+    with suppress(OSError):  # the leader is gone, which the next request shows
         control.send(json.dumps(message).encode())
-    except OSError:
-        return False
-    return True
 
 
-def _become_worker(fds: list[int], changed: Mapping[str, str], removed: list[str]) -> int:
-    """Set up the descriptors, signals and environment of a worker, and run it."""
-    os.setsid()
-    signal.set_wakeup_fd(-1)
+def _become_worker(fds: list[int], changed: Mapping[str, str], removed: list[str]) -> tuple[int, ...]:
+    """Set up the standard streams, signals and environment of a worker, and return its own descriptors."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    output, *rest = fds
+    output, *own = fds
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for own, fd in ((0, nothing), (1, output), (2, output)):
-        os.dup2(fd, own)
+    for standard, fd in ((0, nothing), (1, output), (2, output)):
+        os.dup2(fd, standard)
     for fd in (nothing, output):
         os.close(fd)
     sys.stdout, sys.stderr = text_output(1), text_output(2)
@@ -309,5 +323,4 @@ def _become_worker(fds: list[int], changed: Mapping[str, str], removed: list[str
         os.environ.pop(name, None)
     os.environ.update(changed)
     random.seed()
-    status: int = importlib.import_module("toilfn.worker.main").main(["--fd", *map(str, rest)])
-    return status
+    return tuple(own)

@@ -16,7 +16,7 @@ import pytest
 import toilfn as toil
 from tests.waiting import wait_for
 from toilfn.clusters.base import read_output
-from toilfn.clusters.local.forkserver import ForkServer, _fork_one
+from toilfn.clusters.local.forkserver import ForkServer, _fork, _receive
 from toilfn.leader.run import WorkflowRun
 
 SCRIPT = """
@@ -153,7 +153,8 @@ def test_a_worker_that_cannot_be_forked_ends_with_the_systems_message(monkeypatc
     with ours, theirs, tempfile.TemporaryFile() as output:
         server = ForkServer(ours, lambda: None, {})
         worker = server((), output.fileno(), {"COLOUR": "blue"})
-        assert _fork_one(theirs)
+        _, fds = _receive(theirs)
+        assert not _fork(theirs, fds)
         assert worker.wait(10) == 1
         with pytest.raises(ProcessLookupError):
             worker.pid  # noqa: B018  # it has none

@@ -374,7 +374,9 @@ def main(arguments: Sequence[str]) -> int:
             case ["--fd", connection, life, page]:
                 serve(int(connection), int(life), int(page))
             case ["--fork", control]:
-                serve_forks(socket.socket(fileno=int(control)))
+                fds = serve_forks(socket.socket(fileno=int(control)))
+                if fds is not None:  # this process is a worker that was forked
+                    serve(*fds)
             case ["--sweep"]:
                 sweep()
                 node.clean()
