@@ -54,14 +54,14 @@ class ShowingProcess(WorkerProcess):
         super().send(message)
 
 
-def main() -> None:
-    """Run the task, and print the steps; the first message to a worker is a greeting, the second one has the task."""
+def steps() -> list[str]:
+    """Run the task, and return the steps; the first message to a worker is a greeting, the second one has the task."""
     module = "toilfn.clusters.local.cluster.WorkerProcess"
     with patch(module, ShowingProcess), tempfile.TemporaryDirectory() as folder:
         there = toilfn.compute(steps_here(), cluster="local", store=f"{folder}/store", progress=False)
     _, here, *_ = ShowingProcess.steps
-    print(*(f"{number:2} {name}" for number, name in enumerate([*here, *there, "the user's function"], 1)), sep="\n")
+    return [*here, *there, "the user's function"]
 
 
 if __name__ == "__main__":
-    main()
+    print(*(f"{number:2} {name}" for number, name in enumerate(steps(), 1)), sep="\n")
