@@ -468,7 +468,8 @@ Item: TypeAlias = tuple[Sequence[Any], int, int]
 class Block:
     """Records of a segment that wait to be taken: first the tasks, then the outcomes.
 
-    An outcome may wait while further tasks are recorded, and while other tasks are given to the cluster.
+    An outcome may wait while further tasks are recorded, and while tasks that are known without it are given to the
+    cluster.
     """
 
     __slots__ = ("outcomes", "segment", "tasks")

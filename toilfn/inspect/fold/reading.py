@@ -168,16 +168,19 @@ class Reader:
                     if len(tasks) == _TOGETHER:
                         self._take_tasks(block)
                 else:
-                    if kind != "started" or not outcomes.keys().isdisjoint(raw[1]):
+                    self._take_tasks(block)
+                    if kind != "started" or self._depends(raw[1], outcomes):
                         self._take(block)
-                    else:
-                        self._take_tasks(block)
                     self._one(item, segment)
             self._take(block)
         except Exception:  # msgpack has many kinds
             for position, data in segment.items():  # say which record is damaged
                 decode(data, position)
             raise
+
+    def _depends(self, started: Sequence[TaskId], outcomes: dict[TaskId, Item]) -> bool:
+        """Return whether started tasks have outcomes that wait, or may be created by the tasks of such outcomes."""
+        return not (outcomes.keys().isdisjoint(started) and all(map(self._ids.__contains__, started)))
 
     def _one(self, item: Item, segment: Segment) -> None:
         """Take one record."""
