@@ -237,8 +237,8 @@ def serve_forks(control: socket.socket) -> tuple[int, ...] | None:
     Returns
     -------
     tuple of int or None
-        Like `os.fork`, this function returns in the worker, too: with the descriptors for its ``--fd``. In the server, it
-        returns None at the end.
+        Like `os.fork`, this function returns in each worker, too: with the descriptors for its ``--fd``. In the server,
+        it returns None at the end.
     """
     importlib.import_module(_WORKER)
     gc.freeze()  # collections in workers would write to the pages that they share with this process, and copy them
