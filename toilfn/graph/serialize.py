@@ -171,9 +171,11 @@ def _with_slots(obj: Any, reduced: Any) -> Any:
     """Let a class that is pickled by value keep its ``__slots__``.
 
     Cloudpickle makes the class without them. Its instances then have a ``__dict__``, which those of the real class
-    lack, so that they cannot be loaded in the script.
+    lack, so that they cannot be loaded in the script. Named tuples set their own.
     """
-    if isinstance(obj, type) and isinstance(reduced, tuple) and "__slots__" in vars(obj) and not issubclass(obj, Enum):
+    if not isinstance(obj, type) or issubclass(obj, Enum | tuple):
+        return reduced
+    if isinstance(reduced, tuple) and "__slots__" in vars(obj):
         _kind, _name, _bases, namespace, *_ = reduced[1]
         namespace["__slots__"] = vars(obj)["__slots__"]
     return reduced
